@@ -1,0 +1,152 @@
+"""The outside world as small Protocols: Clock, Random, Disk, and the Runtime that drives scripts.
+
+`manager/` and `journal/` receive these and touch nothing else, so that a simulator can run the same
+code (R4). The real ones stand in `system.py` (Clock, Random, Disk) and `runners/` (Runtime). Link, the
+port for messages between processes, follows with the node. Not for: databases; their adapters have
+drivers of their own (resources/).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
+from typing import Any, Protocol
+
+
+class Clock(Protocol):
+    """Time. Safety never depends on it (R6)."""
+
+    def monotonic(self) -> float:
+        """Seconds since some moment; never goes back."""
+        ...
+
+    def wall_ms(self) -> int:
+        """Milliseconds since 1970: for people and retention only."""
+        ...
+
+
+class Random(Protocol):
+    """Chance."""
+
+    def bytes(self, size_bytes: int) -> bytes:
+        """Unpredictable bytes, for GUIDs and transaction ids."""
+        ...
+
+    def fraction(self) -> float:
+        """A number in [0, 1), for jitter."""
+        ...
+
+
+class OpenFile(Protocol):
+    """A file opened for appending."""
+
+    def append(self, data: bytes) -> None:
+        """Write at the end. Durable only after `force`. Raises OSError."""
+        ...
+
+    def force(self) -> None:
+        """Make everything appended durable (fdatasync). An OSError means: unknown, never retry (R5)."""
+        ...
+
+    def close(self) -> None: ...
+
+
+class FileLock(Protocol):
+    """An OS lock held by this process; it goes when the process dies, however it dies."""
+
+    def release(self) -> None: ...
+
+
+class Disk(Protocol):
+    """A local file system. Every call may raise OSError."""
+
+    def make_folder(self, path: str) -> None:
+        """Make a folder (mode 0700) if it is missing, and make that durable."""
+        ...
+
+    def list(self, folder: str) -> list[str]:
+        """The names in a folder, sorted."""
+        ...
+
+    def exists(self, path: str) -> bool: ...
+
+    def size(self, path: str) -> int:
+        """Bytes. Raises FileNotFoundError."""
+        ...
+
+    def read(self, path: str, offset: int = 0, size_bytes_max: int = -1) -> bytes:
+        """Bytes from `offset`; to the end when `size_bytes_max` is -1. Raises FileNotFoundError."""
+        ...
+
+    def create(self, path: str) -> OpenFile:
+        """Make a new file (mode 0600) for appending. Raises FileExistsError. Durable after `force_folder`."""
+        ...
+
+    def replace(self, path: str, data: bytes) -> None:
+        """Put a whole small file in place durably: write beside it, force, rename, force the folder."""
+        ...
+
+    def remove(self, path: str) -> None:
+        """Remove a file if it is there. Durable after `force_folder`."""
+        ...
+
+    def force_folder(self, folder: str) -> None:
+        """Make the folder's entries durable."""
+        ...
+
+    def identity(self, folder: str) -> tuple[int, int]:
+        """(device, inode): tells a restored copy from the folder itself (O53)."""
+        ...
+
+    def lock(self, path: str) -> FileLock | None:
+        """Take the exclusive OS lock on a file of its own, making it when missing; None when another holds it.
+
+        Another holder may be another process, or another lock of this same process. (`fcntl.lockf`
+        does not tell two holders in one process apart, and closing any descriptor of the file drops the
+        lock: implementations keep a table of what this process holds and never open such a file twice.)
+        """
+        ...
+
+    def lock_byte(self, path: str, position: int) -> FileLock | None:
+        """The same for one byte of a shared file: many small locks without many files."""
+        ...
+
+
+class Signal(Protocol):
+    """Something that can be waited for with `steps.Wait`. Set once or many times; `clear` re-arms it."""
+
+    def set(self) -> None: ...
+
+    def clear(self) -> None: ...
+
+    def is_set(self) -> bool: ...
+
+
+class Batcher(Protocol):
+    """Group commit: items handed in with `steps.Batch` while a call is under way go together into the next one."""
+
+    def close(self) -> None:
+        """Finish what was handed in; later items are refused with ManagerClosed."""
+        ...
+
+
+class Runtime(Protocol):
+    """What drives scripts: threads, asyncio, or a simulator. Safe to call from scripts and from outside."""
+
+    def mutex(self) -> AbstractContextManager[Any]:
+        """A lock for short sections that neither wait nor yield. (Under asyncio it does nothing.)"""
+        ...
+
+    def signal(self) -> Signal: ...
+
+    def batcher(self, handler: Callable[[Sequence[Any]], Sequence[Any]], what: str) -> Batcher:
+        """A batcher whose `handler` blocks, is called by one caller at a time, and returns one result an item.
+
+        An exception from `handler` reaches everyone in that batch; an item whose result is an exception
+        instance raises it to that caller alone.
+        """
+        ...
+
+    def spawn(self, script: Any, what: str) -> Any:
+        """Run a script in the background; an exception that ends it is logged. The handle has `stop()`."""
+        ...

@@ -1,0 +1,290 @@
+"""The Resource: a resource manager as the transaction manager sees it. The interface of every adapter.
+
+An adapter is written once, as scripts (R2, `steps.py`), and made with the driver that fits the runner.
+It knows its database's statements and traps (each trap cited); it decides nothing about transactions:
+what a vote or a missing branch means stands in `protocol/`. Adapters for other databases register
+under the entry point group `syncpoint.resources` by URL scheme.
+
+A session is one connection. A branch has one session from begin to its end; another session may finish
+it after that one is lost. Not for: pools (manager/pool.py), retries, deciding.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from enum import Enum, auto
+from typing import Any, ClassVar, Literal
+
+from syncpoint.ids import Attempt, Guid, Identifier, Incarnation
+from syncpoint.ports import Clock, Random
+from syncpoint.steps import Script
+
+Mode = Literal["sync", "async"]
+
+
+class Choice(Enum):
+    """A vote (A3, A4, O03)."""
+
+    YES = auto()
+    NO = auto()
+    READ_ONLY = auto()
+
+
+@dataclass(frozen=True, slots=True)
+class Vote:
+    """A branch's answer to prepare. After NO or READ_ONLY nothing of the branch is left in the database."""
+
+    choice: Choice
+    state: bytes = b""
+    """With YES: what a fresh resource manager needs to finish the branch (B2)."""
+    reason: str = ""
+    """With NO: for people."""
+    retryable: bool = False
+    """With NO: whether the same work may succeed next time (a serialization failure)."""
+    error: BaseException | None = None
+    """With NO: the driver's own error, to be the cause of TransactionAborted."""
+
+
+class Answer(Enum):
+    """How a branch's end came out, in the words of X/Open."""
+
+    COMMITTED = auto()
+    ABORTED = auto()
+    NOT_FOUND = auto()
+    """No such branch: a question, never an answer; the evidence decides (O19)."""
+    RETRY = auto()
+    """Busy, unavailable, or held by another connection: try again later (O18)."""
+    HEURISTIC_COMMIT = auto()
+    HEURISTIC_ROLLBACK = auto()
+    HEURISTIC_MIXED = auto()
+    HEURISTIC_HAZARD = auto()
+
+
+class Evidence(Enum):
+    """What the database itself proves about a branch."""
+
+    COMMITTED = auto()
+    """Its evidence row is visible."""
+    ABSENT = auto()
+    """No row, and none can appear any more unless the branch is found prepared."""
+    UNDECIDED = auto()
+    """A row is locked or being written: ask again."""
+    UNKNOWN = auto()
+    """The database cannot tell (no evidence kept, or another server)."""
+
+
+class Severity(Enum):
+    OK = auto()
+    WARNING = auto()
+    REFUSED = auto()
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """One line of `syncpoint doctor`. `fix` is the one line that mends it."""
+
+    severity: Severity
+    check: str
+    found: str
+    fix: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """A prepared branch that a scan saw. `identifier` is None for a foreign one (O33)."""
+
+    identifier: Identifier | None
+    name: str
+    """Its name in the database, for people."""
+    note: str = ""
+    """Anything the database tells about it: owner, age."""
+    prepared_at_ms: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Contact:
+    """Who speaks to the database: left there at first contact, before recovery touches it (O53)."""
+
+    coordinator: Guid
+    incarnation: Incarnation
+    highest: Incarnation
+    """The journal's counter. A database that has seen more refuses: `StaleJournal`."""
+
+
+@dataclass(frozen=True, slots=True)
+class BranchStart:
+    """What begin needs."""
+
+    identifier: Identifier
+    remaining_ms: int
+    """What is left of the transaction's timeout: becomes lock and statement timeouts."""
+    read_only: bool = False
+
+
+class Session:
+    """One connection and what is known about it. Adapters subclass it."""
+
+    __slots__ = ("broken", "identifier", "opened_at")
+
+    def __init__(self) -> None:
+        self.identifier: Identifier | None = None
+        """The branch on it: a session with one is never handed out again."""
+        self.broken = False
+        """Its state is unknown (lost reply, cancelled statement): it can only be closed."""
+        self.opened_at = 0.0
+
+
+class Resource(ABC):
+    """One resource manager, by name and URL.
+
+    Errors: a script that raises `errors.ConnectionLost` leaves the outcome of that statement unknown;
+    `errors.ResourceUnavailable` means nothing was done. Anything else is a database error and was not done.
+    After ConnectionLost the adapter has set `session.broken`.
+    """
+
+    scheme: ClassVar[str]
+    supports_prepare: ClassVar[bool] = True
+    single_writer: ClassVar[bool] = False
+    """Only one branch at a time can write (SQLite): the manager queues first come, first served."""
+    has_redo: ClassVar[bool] = False
+    """The vote's state information can redo the branch (SQLite)."""
+    option_names: ClassVar[frozenset[str]] = frozenset()
+    """Options of the URL (or configuration table) it understands, besides `pool_size_max`."""
+
+    def __init__(
+        self, name: str, url: str, options: Mapping[str, str], *, mode: Mode, clock: Clock, random: Random
+    ) -> None:
+        """Parse; touch nothing. Raises ConfigurationError on a bad URL or option, and on a missing driver."""
+        self.name = name
+        self.mode = mode
+        self.clock = clock
+        self.random = random
+
+    @property
+    @abstractmethod
+    def safe_url(self) -> str:
+        """The URL without secrets, for messages."""
+
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__} {self.name} {self.safe_url}>"
+
+    # --- connections -------------------------------------------------------------------------------
+
+    @abstractmethod
+    def open(self) -> Script[Session]:
+        """Connect. Raises ResourceUnavailable (with what to do) when it cannot."""
+
+    @abstractmethod
+    def close(self, session: Session) -> Script[None]:
+        """Close; never raises. An unprepared branch on it is rolled back by the database, a prepared one stays."""
+
+    @abstractmethod
+    def abandon(self, session: Session) -> None:
+        """In a forked child: make sure the parent's connection is never written to by this process. Never raises."""
+
+    def is_usable(self, session: Session) -> bool:
+        """Whether an idle session may be handed out again, as far as can be told without asking the server."""
+        return not session.broken and session.identifier is None
+
+    # --- set-up --------------------------------------------------------------------------------------
+
+    @abstractmethod
+    def init_statements(self) -> Sequence[str]:
+        """What `syncpoint init` runs, in order, as a person could type it (own schema, least rights)."""
+
+    @abstractmethod
+    def initialise(self, session: Session) -> Script[None]:
+        """Run them, idempotently, and give the database its GUID if it has none."""
+
+    @abstractmethod
+    def inspect(self, session: Session) -> Script[list[Finding]]:
+        """Look for lying set-ups (DESIGN section 3) and missing rights. Changes nothing."""
+
+    @abstractmethod
+    def contact(self, session: Session, contact: Contact) -> Script[Guid]:
+        """First contact of a process: make the schema if rights allow (else raise SetupRefused with the SQL),
+        leave the incarnation, return the database's GUID. Raises JournalRefused when the database has seen a
+        later incarnation of this coordinator than the journal's counter (O53)."""
+
+    # --- a branch's life, on its own session ------------------------------------------------------------
+
+    @abstractmethod
+    def begin(self, session: Session, start: BranchStart) -> Script[None]:
+        """Begin the branch: marker, lock and statement timeouts. A stale idle connection raises ConnectionLost."""
+
+    @abstractmethod
+    def connection(self, session: Session) -> Any:
+        """The driver's own connection, as `connect()` returns it: commit, rollback, autocommit and close refused."""
+
+    @abstractmethod
+    def savepoint(self, session: Session, name: str) -> Script[None]: ...
+
+    @abstractmethod
+    def release_savepoint(self, session: Session, name: str) -> Script[None]: ...
+
+    @abstractmethod
+    def rollback_to_savepoint(self, session: Session, name: str) -> Script[None]: ...
+
+    @abstractmethod
+    def prepare(self, session: Session) -> Script[Vote]:
+        """Vote; yes only when the vote is durable (A3) and the command tag says so (O21).
+
+        A branch that the user ended behind our back votes no. A branch that wrote nothing ends here: READ_ONLY.
+        """
+
+    @abstractmethod
+    def commit(self, session: Session) -> Script[Answer]:
+        """Phase two of a branch that voted yes on this session."""
+
+    @abstractmethod
+    def commit_one_phase(self, session: Session) -> Script[Vote | Answer]:
+        """Commit the only branch that wrote, with its evidence in the same packet. Vote READ_ONLY or NO, or
+        COMMITTED or ABORTED. A lost reply raises ConnectionLost; `settle` finds out (O20)."""
+
+    @abstractmethod
+    def abort(self, session: Session) -> Script[Answer]:
+        """Roll back the branch on its own session, whatever its state: working, failed, or voted."""
+
+    # --- finding out and finishing, on any session ---------------------------------------------------------
+
+    @abstractmethod
+    def scan(self, session: Session) -> Script[list[Found]]:
+        """Every prepared branch of this database, foreign ones included. Raises if it cannot be complete (O35)."""
+
+    @abstractmethod
+    def finish(self, session: Session, identifier: Identifier, *, commit: bool, state: bytes) -> Script[Answer]:
+        """Commit or roll back a prepared branch by identifier. NOT_FOUND says only that."""
+
+    @abstractmethod
+    def evidence(self, session: Session, identifier: Identifier) -> Script[Evidence]:
+        """What the database proves about a branch that is not found prepared."""
+
+    @abstractmethod
+    def settle(self, session: Session, identifier: Identifier) -> Script[Evidence]:
+        """After a one-phase commit whose reply was lost: find out by writing the same evidence key ourselves.
+        COMMITTED, or ABSENT and then for ever so (the late commit fails on the key), or UNDECIDED: ask again."""
+
+    def redo(self, session: Session, identifier: Identifier, state: bytes) -> Script[Answer]:
+        """Redo a decided branch that was lost, from its state information, evidence included (B8). Idempotent."""
+        raise NotImplementedError(f"{type(self).__name__} has no redo")
+
+    @abstractmethod
+    def evidence_attempts(self, session: Session, coordinator: Guid, limit: int) -> Script[list[Attempt]]:
+        """The oldest attempts of which evidence rows are kept, at most `limit`."""
+
+    @abstractmethod
+    def drop_evidence(self, session: Session, coordinator: Guid, attempts: Sequence[Attempt]) -> Script[int]:
+        """Delete evidence rows in one small batch; returns how many. Never those of a prepared branch."""
+
+    # --- what errors mean ------------------------------------------------------------------------------------
+
+    @abstractmethod
+    def is_retryable(self, error: BaseException) -> bool:
+        """Whether the same work may succeed when run again: serialization failure, deadlock, lock timeout."""
+
+    def blockers(self, session: Session) -> Script[str]:
+        """Who holds what this session waited for, for an expired wait's message; empty when it cannot be told."""
+        return ""
+        yield
