@@ -12,10 +12,10 @@ it after that one is lost. Not for: pools (manager/pool.py), retries, deciding.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import Enum, auto
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal, TypeAlias
 
 from syncpoint.ids import Attempt, Guid, Identifier, Incarnation
 from syncpoint.ports import Clock, Random
@@ -123,6 +123,26 @@ class BranchStart:
     read_only: bool = False
 
 
+class Decision(Enum):
+    """What a participant in doubt is told when it asks (O29)."""
+
+    COMMIT = auto()
+    ABORT = auto()
+    UNKNOWN = auto()
+    """Its coordinator lives and has not said: ask again later."""
+
+
+@dataclass(frozen=True, slots=True)
+class Ruling:
+    decision: Decision
+    state: bytes = b""
+    """With COMMIT: the branch's state information, as the Commit record holds it."""
+
+
+Ask: TypeAlias = Callable[[Identifier], Script[Ruling]]
+"""How a resource asks its transaction manager for the outcome of a branch, by identifier (A6)."""
+
+
 class Session:
     """One connection and what is known about it. Adapters subclass it."""
 
@@ -161,6 +181,8 @@ class Resource(ABC):
         self.mode = mode
         self.clock = clock
         self.random = random
+        self.ask: Ask | None = None
+        """Set by the manager before the first session is opened."""
 
     @property
     @abstractmethod
@@ -284,7 +306,6 @@ class Resource(ABC):
     def is_retryable(self, error: BaseException) -> bool:
         """Whether the same work may succeed when run again: serialization failure, deadlock, lock timeout."""
 
+    @abstractmethod
     def blockers(self, session: Session) -> Script[str]:
-        """Who holds what this session waited for, for an expired wait's message; empty when it cannot be told."""
-        return ""
-        yield
+        """Who holds what this session's last statement waited for; empty when it cannot be told. Never raises."""
