@@ -1,0 +1,1 @@
+"""Syncpoint: one piece of work over several databases, everywhere or nowhere, exactly once."""
