@@ -122,9 +122,7 @@ class CoordinatorKnown(Record, frozen=True, array_like=True, kw_only=True, tag="
     at_ms: int = 0
 
 
-AnyRecord = (
-    Commit | Abort | Prepared | End | Resolved | Heuristic | Forgotten | ResourceKnown | CoordinatorKnown
-)
+AnyRecord = Commit | Abort | Prepared | End | Resolved | Heuristic | Forgotten | ResourceKnown | CoordinatorKnown
 
 _encoder = msgspec.msgpack.Encoder()
 _decoder: msgspec.msgpack.Decoder[AnyRecord] = msgspec.msgpack.Decoder(AnyRecord)
