@@ -174,7 +174,8 @@ class HeuristicOutcome(TransactionError):
         super().__init__(
             message,
             transaction=transaction,
-            advice=f"Look at it with `syncpoint show {transaction}`, mend the data, then `syncpoint forget {transaction}`.",
+            advice=f"Look at it with `syncpoint show {transaction}`, mend the data, "
+            f"then `syncpoint forget {transaction}`.",
         )
         self.branches = branches
 

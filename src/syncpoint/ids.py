@@ -187,7 +187,7 @@ class Identifier:
         return cls.from_bytes(raw)
 
     def to_xid(self) -> tuple[bytes, bytes]:
-        """(gtrid, bqual) for XA: the transaction's part, and the attempt's and branch's (33 and 10 bytes of 64 each)."""
+        """(gtrid, bqual) for XA: the transaction's part (33 bytes), the attempt's and branch's (10); 64 each allowed."""
         raw = self.to_bytes()
         return raw[:33], raw[33:]
 

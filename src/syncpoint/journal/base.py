@@ -62,13 +62,16 @@ class View:
     ended: frozenset[Key] = frozenset()
     """Keys of this process's Commit records that have ended but are still kept (results, retention)."""
 
+    inherited: frozenset[Incarnation] = frozenset()
+    """Incarnations proven dead whose records this very call took over: their branches want a scan now."""
+
     coordinators: frozenset[Guid] = frozenset()
     """Coordinators this journal answers for: its own, and adopted ones."""
 
 
 @dataclass(frozen=True, slots=True)
 class Story:
-    """All the journal holds about one transaction, for `syncpoint show`: (incarnation that wrote it, record), in order."""
+    """All the journal holds about one transaction: (incarnation that wrote it, record), in order."""
 
     transaction: TransactionId
     records: tuple[tuple[Incarnation, KeyedRecord], ...] = field(default=())
@@ -88,7 +91,7 @@ class Journal(ABC):
 
     @abstractmethod
     def open(self, runtime: Runtime) -> Script[None]:
-        """Check, draw an incarnation, read. Raises JournalRefused, JournalDamaged, FormatTooNew; changes nothing then."""
+        """Check, draw an incarnation, read. Raises JournalRefused, JournalDamaged, FormatTooNew, nothing changed."""
 
     @abstractmethod
     def close(self) -> Script[None]:

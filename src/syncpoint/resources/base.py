@@ -19,17 +19,28 @@ from typing import Any, ClassVar, Literal, TypeAlias
 
 from syncpoint.ids import Attempt, Guid, Identifier, Incarnation
 from syncpoint.ports import Clock, Random
+from syncpoint.protocol.words import Answer, Choice, Decision, Evidence
 from syncpoint.steps import Script
 
+__all__ = [
+    "Answer",
+    "Ask",
+    "BranchStart",
+    "Choice",
+    "Contact",
+    "Decision",
+    "Evidence",
+    "Finding",
+    "Found",
+    "Mode",
+    "Resource",
+    "Ruling",
+    "Session",
+    "Severity",
+    "Vote",
+]
+
 Mode = Literal["sync", "async"]
-
-
-class Choice(Enum):
-    """A vote (A3, A4, O03)."""
-
-    YES = auto()
-    NO = auto()
-    READ_ONLY = auto()
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,34 +56,6 @@ class Vote:
     """With NO: whether the same work may succeed next time (a serialization failure)."""
     error: BaseException | None = None
     """With NO: the driver's own error, to be the cause of TransactionAborted."""
-
-
-class Answer(Enum):
-    """How a branch's end came out, in the words of X/Open."""
-
-    COMMITTED = auto()
-    ABORTED = auto()
-    NOT_FOUND = auto()
-    """No such branch: a question, never an answer; the evidence decides (O19)."""
-    RETRY = auto()
-    """Busy, unavailable, or held by another connection: try again later (O18)."""
-    HEURISTIC_COMMIT = auto()
-    HEURISTIC_ROLLBACK = auto()
-    HEURISTIC_MIXED = auto()
-    HEURISTIC_HAZARD = auto()
-
-
-class Evidence(Enum):
-    """What the database itself proves about a branch."""
-
-    COMMITTED = auto()
-    """Its evidence row is visible."""
-    ABSENT = auto()
-    """No row, and none can appear any more unless the branch is found prepared."""
-    UNDECIDED = auto()
-    """A row is locked or being written: ask again."""
-    UNKNOWN = auto()
-    """The database cannot tell (no evidence kept, or another server)."""
 
 
 class Severity(Enum):
@@ -121,15 +104,6 @@ class BranchStart:
     remaining_ms: int
     """What is left of the transaction's timeout: becomes lock and statement timeouts."""
     read_only: bool = False
-
-
-class Decision(Enum):
-    """What a participant in doubt is told when it asks (O29)."""
-
-    COMMIT = auto()
-    ABORT = auto()
-    UNKNOWN = auto()
-    """Its coordinator lives and has not said: ask again later."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -248,6 +222,12 @@ class Resource(ABC):
 
     @abstractmethod
     def rollback_to_savepoint(self, session: Session, name: str) -> Script[None]: ...
+
+    def wrote(self, session: Session) -> Script[bool | None]:
+        """Whether the branch wrote anything; None when only `prepare` can tell. At most one round trip, none when
+        it is known already. Asked only when it can save a prepare (DESIGN section 7, n = 1)."""
+        return None
+        yield from ()
 
     @abstractmethod
     def prepare(self, session: Session) -> Script[Vote]:
