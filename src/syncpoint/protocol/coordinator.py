@@ -1,0 +1,452 @@
+"""The coordinator of one transaction: two-phase commit with presumed abort (DESIGN section 3).
+
+    ACTIVE --commit--> PREPARING --last yes--> DECIDING --forced--> COMMITTING --last answer--> COMMITTED
+       |                   |                      | refused             (only forward from here)
+       |                   +--a no, or lost--+    |
+       +--abort--------------------------> ABORTING --last answer--> ABORTED
+       +--commit, one writer, no record needed--> ONE_PHASE ---> COMMITTED | ABORTED | UNSETTLED
+       +--commit, no writer, no record needed---> RELEASING ---> COMMITTED
+
+PREPARING, DECIDING, COMMITTING and ONE_PHASE are the uncertain states: a lost reply leaves the state as
+it is, named, until something proves the outcome. Invariants, asserted where they could break:
+
+    C-I1  CommitBranch is sent only after the Commit record was accepted by the journal.
+    C-I2  A branch that voted no or read-only is told nothing more (O03, O04, O15).
+    C-I3  After the decision to commit there is no way to ABORTING but a journal that refused the record.
+    C-I4  The Commit record lists exactly the branches that voted yes.
+
+Not for: IO, retries, timeouts (manager/), or what recovery does for somebody else's transaction (recovery.py).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from enum import Enum, auto
+from itertools import product
+
+from syncpoint.ids import BranchNumber, Guid, Identifier, Key
+from syncpoint.protocol.words import HEURISTICS, Answer, Choice, Illegal
+from syncpoint.records import Abort, BranchEntry, Commit, End, Record, key_fields
+
+
+class State(Enum):
+    """Where the transaction is."""
+
+    ACTIVE = auto()
+    PREPARING = auto()
+    DECIDING = auto()
+    ONE_PHASE = auto()
+    RELEASING = auto()
+    COMMITTING = auto()
+    ABORTING = auto()
+    COMMITTED = auto()
+    ABORTED = auto()
+    UNSETTLED = auto()
+    """A one-phase commit whose reply was lost and which nothing could settle yet."""
+
+
+class Input(Enum):
+    """What can happen to it, after the parent has counted votes and answers."""
+
+    COMMIT = auto()
+    COMMIT_ONE = auto()
+    COMMIT_NONE = auto()
+    ABORT = auto()
+    VOTE = auto()
+    LAST_VOTE_COMMIT = auto()
+    LAST_VOTE_NOTHING = auto()
+    LAST_VOTE_ABORT = auto()
+    ACCEPTED = auto()
+    REFUSED = auto()
+    FORCE_LOST = auto()
+    ANSWER = auto()
+    LAST_ANSWER = auto()
+    ONE_COMMITTED = auto()
+    ONE_ABORTED = auto()
+    ONE_LOST = auto()
+
+
+S, I = State, Input  # noqa: E741  # the table reads like one
+
+_LEGAL: dict[tuple[State, Input], State] = {
+    (S.ACTIVE, I.COMMIT): S.PREPARING,
+    (S.ACTIVE, I.COMMIT_ONE): S.ONE_PHASE,
+    (S.ACTIVE, I.COMMIT_NONE): S.RELEASING,
+    (S.ACTIVE, I.ABORT): S.ABORTING,
+    (S.PREPARING, I.VOTE): S.PREPARING,
+    (S.PREPARING, I.LAST_VOTE_COMMIT): S.DECIDING,
+    (S.PREPARING, I.LAST_VOTE_NOTHING): S.RELEASING,
+    (S.PREPARING, I.LAST_VOTE_ABORT): S.ABORTING,
+    (S.DECIDING, I.ACCEPTED): S.COMMITTING,
+    (S.DECIDING, I.REFUSED): S.ABORTING,
+    (S.DECIDING, I.FORCE_LOST): S.DECIDING,
+    (S.COMMITTING, I.ANSWER): S.COMMITTING,
+    (S.COMMITTING, I.LAST_ANSWER): S.COMMITTED,
+    (S.RELEASING, I.ANSWER): S.RELEASING,
+    (S.RELEASING, I.LAST_ANSWER): S.COMMITTED,
+    (S.ABORTING, I.ANSWER): S.ABORTING,
+    (S.ABORTING, I.LAST_ANSWER): S.ABORTED,
+    (S.ONE_PHASE, I.ONE_COMMITTED): S.COMMITTED,
+    (S.ONE_PHASE, I.ONE_ABORTED): S.ABORTED,
+    (S.ONE_PHASE, I.ONE_LOST): S.UNSETTLED,
+    (S.UNSETTLED, I.ONE_COMMITTED): S.COMMITTED,
+    (S.UNSETTLED, I.ONE_ABORTED): S.ABORTED,
+    (S.UNSETTLED, I.ONE_LOST): S.UNSETTLED,
+}
+
+NEXT: dict[tuple[State, Input], State | None] = {pair: _LEGAL.get(pair) for pair in product(State, Input)}
+"""Total (R3): every (state, input) is a next state, or None for ILLEGAL."""
+
+
+class Standing(Enum):
+    """What the coordinator knows of one branch."""
+
+    WORKING = auto()
+    PREPARING = auto()
+    YES = auto()
+    NO = auto()
+    READ_ONLY = auto()
+    UNKNOWN = auto()
+    """Its prepare's reply was lost (O16)."""
+    TOLD = auto()
+    """Told the outcome; its answer is awaited."""
+    ENDED = auto()
+    PENDING = auto()
+    """It could not be told, or did not answer: recovery goes on (O18)."""
+
+
+@dataclass(slots=True)
+class BranchView:
+    """One branch as the coordinator sees it."""
+
+    number: BranchNumber
+    resource: str
+    guid: Guid
+    standing: Standing = Standing.WORKING
+    state: bytes = b""
+    answer: Answer | None = None
+
+
+class What(Enum):
+    """What a branch is told."""
+
+    PREPARE = auto()
+    COMMIT = auto()
+    ABORT = auto()
+    COMMIT_ONE_PHASE = auto()
+    RELEASE = auto()
+    """It wrote nothing: end it, whichever way."""
+
+
+@dataclass(frozen=True, slots=True)
+class Send:
+    """Tell one branch. Sent only after everything in the same effects' `force` is durable."""
+
+    what: What
+    branch: BranchNumber
+
+
+@dataclass(frozen=True, slots=True)
+class Effects:
+    """What to do now, in this order: force, then send; `lazily` goes with any later force."""
+
+    force: tuple[Record, ...] = ()
+    then: tuple[Send, ...] = ()
+    lazily: tuple[Record, ...] = ()
+
+
+class Result(Enum):
+    """What the caller is told."""
+
+    COMMITTED = auto()
+    ABORTED = auto()
+    PENDING = auto()
+    HEURISTIC_MIXED = auto()
+    HEURISTIC_HAZARD = auto()
+
+
+@dataclass(frozen=True, slots=True)
+class Decided:
+    """What the Commit record says besides its branches; absent when no record is needed."""
+
+    at_ms: int
+    required: bool = False
+    """A record is forced even if at most one branch wrote: the transaction has an id."""
+    scope: str = ""
+    user_id: str | None = None
+    fingerprint: bytes = b""
+    result: bytes | None = None
+
+
+class Coordinator:
+    """Two-phase commit of one transaction. Every method is an input and returns effects."""
+
+    __slots__ = ("_decided", "branches", "coordinator", "key", "lone_writer", "state", "why")
+
+    def __init__(self, key: Key, coordinator: Guid) -> None:
+        self.key = key
+        self.coordinator = coordinator
+        self.state = State.ACTIVE
+        self.branches: dict[BranchNumber, BranchView] = {}
+        self.why = ""
+        """Why it is to abort; set once."""
+        self.lone_writer: BranchNumber | None = None
+        self._decided: Decided | None = None
+
+    def __repr__(self) -> str:
+        voted = sum(branch.standing not in (Standing.WORKING, Standing.PREPARING) for branch in self.branches.values())
+        ended = sum(branch.standing is Standing.ENDED for branch in self.branches.values())
+        return f"<Coordinator {self.key} {self.state.name} votes={voted}/{len(self.branches)} ended={ended}>"
+
+    # --- work ------------------------------------------------------------------------------------------------
+
+    def enlist(self, resource: str, guid: Guid) -> Identifier:
+        """A new branch; returns the identifier that its prepare will carry (A1)."""
+        if self.state is not State.ACTIVE:
+            raise Illegal(f"enlist in {self.state.name}")
+        number = BranchNumber(len(self.branches) + 1)
+        self.branches[number] = BranchView(number, resource, guid)
+        return self.identifier(number)
+
+    def identifier(self, number: BranchNumber) -> Identifier:
+        return Identifier(self.coordinator, self.key.transaction, self.key.attempt, number)
+
+    def withdraw(self, why: str) -> None:
+        """The coordinator's own vote is no (cancelled, out of time, rollback-only): the last vote will abort (A9)."""
+        if self.state not in (State.ACTIVE, State.PREPARING):
+            raise Illegal(f"withdraw in {self.state.name}")  # C-I3
+        self.why = self.why or why
+
+    # --- the caller's two wishes -----------------------------------------------------------------------------
+
+    def commit(self, writers: Iterable[BranchNumber], decided: Decided) -> Effects:
+        """Commit. `writers` are the branches that wrote or might have; the others are released without a vote."""
+        if self.why:
+            return self.abort(self.why)  # O06: no prepare at all
+        writing = frozenset(writers)
+        idle = [Send(What.RELEASE, number) for number in self.branches if number not in writing]
+        self._decided = decided
+        if decided.required or len(writing) > 1:
+            self._move(Input.COMMIT)
+            self._mark(idle)
+            prepares = [Send(What.PREPARE, number) for number in self.branches if number in writing]
+            for send in prepares:
+                self.branches[send.branch].standing = Standing.PREPARING
+            if not prepares:
+                return Effects(then=tuple(idle)) if idle else self._last_vote()
+            return Effects(then=(*prepares, *idle))
+        if writing:
+            self._move(Input.COMMIT_ONE)
+            (self.lone_writer,) = writing
+            self._mark(idle)
+            self.branches[self.lone_writer].standing = Standing.TOLD
+            return Effects(then=(Send(What.COMMIT_ONE_PHASE, self.lone_writer), *idle))
+        self._move(Input.COMMIT_NONE)
+        return self._tell(idle)
+
+    def abort(self, why: str) -> Effects:
+        """Abort before any vote was asked for."""
+        self.why = self.why or why
+        self._move(Input.ABORT)
+        return self._tell([Send(What.ABORT, number) for number in self.branches])
+
+    # --- votes -----------------------------------------------------------------------------------------------
+
+    def voted(self, number: BranchNumber, choice: Choice, state: bytes = b"", why: str = "") -> Effects:
+        """A vote arrived (A3, A4)."""
+        standing = {Choice.YES: Standing.YES, Choice.NO: Standing.NO, Choice.READ_ONLY: Standing.READ_ONLY}[choice]
+        if choice is Choice.NO:
+            self.why = self.why or why or f"{self.branches[number].resource} voted no"
+        return self._take_vote(number, standing, state)
+
+    def vote_lost(self, number: BranchNumber, why: str) -> Effects:
+        """The reply to a prepare is lost: whether it is prepared is unknown; it counts as a no and is told (O16)."""
+        self.why = self.why or why
+        return self._take_vote(number, Standing.UNKNOWN, b"")
+
+    def _take_vote(self, number: BranchNumber, standing: Standing, state: bytes) -> Effects:
+        branch = self.branches[number]
+        if branch.standing is not Standing.PREPARING:
+            raise Illegal(f"vote of branch {number} in {branch.standing.name}")
+        branch.standing, branch.state = standing, state
+        if self._waiting():
+            self._move(Input.VOTE)
+            return Effects()
+        return self._last_vote()
+
+    def _waiting(self) -> bool:
+        return any(
+            branch.standing is Standing.PREPARING
+            or (branch.standing is Standing.TOLD and self.state is State.PREPARING)
+            for branch in self.branches.values()
+        )
+
+    def _last_vote(self) -> Effects:
+        assert self._decided is not None
+        if self.why:
+            self._move(Input.LAST_VOTE_ABORT)
+            return self._tell(self._to_abort())
+        yes = [branch for branch in self.branches.values() if branch.standing is Standing.YES]
+        if not yes and not self._decided.required:
+            self._move(Input.LAST_VOTE_NOTHING)  # O02: nothing written
+            return self._tell([])
+        self._move(Input.LAST_VOTE_COMMIT)
+        return Effects(force=(self._commit_record(yes, self._decided),))
+
+    def _to_abort(self) -> list[Send]:
+        told = (Standing.YES, Standing.UNKNOWN)  # C-I2
+        return [Send(What.ABORT, branch.number) for branch in self.branches.values() if branch.standing in told]
+
+    def _commit_record(self, yes: list[BranchView], decided: Decided) -> Commit:
+        return Commit(
+            **key_fields(self.key),
+            branches=tuple(  # C-I4
+                BranchEntry(
+                    resource=branch.resource,
+                    guid=branch.guid.raw,
+                    identifier=self.identifier(branch.number).to_bytes(),
+                    state=branch.state,
+                )
+                for branch in yes
+            ),
+            at_ms=decided.at_ms,
+            scope=decided.scope,
+            user_id=decided.user_id,
+            fingerprint=decided.fingerprint,
+            result=decided.result,
+        )
+
+    # --- the decision ----------------------------------------------------------------------------------------
+
+    def accepted(self) -> Effects:
+        """The Commit record is durable: this is the decision."""
+        self._move(Input.ACCEPTED)
+        yes = [branch.number for branch in self.branches.values() if branch.standing is Standing.YES]
+        return self._tell([Send(What.COMMIT, number) for number in yes])  # C-I1
+
+    def refused(self, why: str) -> Effects:
+        """Another record was there first: first writer wins, we obey (O47)."""
+        self._move(Input.REFUSED)
+        self.why = why
+        return self._tell(self._to_abort())
+
+    def force_lost(self) -> Effects:
+        """The append's outcome is unknown: settle it by writing Abort under the same key, never assume (O46)."""
+        self._move(Input.FORCE_LOST)
+        return Effects(force=(Abort(**key_fields(self.key), why="the reply to the Commit record was lost"),))
+
+    # --- phase two -------------------------------------------------------------------------------------------
+
+    def answered(self, number: BranchNumber, answer: Answer) -> Effects:
+        """A branch's answer to commit, abort or release. RETRY leaves it to recovery (O18)."""
+        branch = self.branches[number]
+        if branch.standing is not Standing.TOLD:
+            raise Illegal(f"answer of branch {number} in {branch.standing.name}")
+        assert answer is not Answer.NOT_FOUND, "a question, not an answer: ask the evidence first (O19)"
+        branch.answer = answer
+        branch.standing = Standing.PENDING if answer is Answer.RETRY else Standing.ENDED
+        if self.state is State.ONE_PHASE and number == self.lone_writer:
+            return self._one_answered(answer)
+        if self.state in (State.ONE_PHASE, State.UNSETTLED, State.COMMITTED, State.ABORTED):
+            return Effects()  # a released branch beside the lone writer
+        if self.state is State.PREPARING:  # a released branch beside the voters
+            return Effects() if self._waiting() else self._last_vote()
+        if any(view.standing is Standing.TOLD for view in self.branches.values()):
+            self._move(Input.ANSWER)
+            return Effects()
+        return self._last_answer()
+
+    def _last_answer(self) -> Effects:
+        recorded = self.state is State.COMMITTING
+        self._move(Input.LAST_ANSWER)
+        settled = all(view.standing is not Standing.PENDING for view in self.branches.values())
+        if recorded and settled and self.heuristic is None:
+            return Effects(lazily=(End(**key_fields(self.key)),))
+        return Effects()
+
+    def _one_answered(self, answer: Answer) -> Effects:
+        if answer is Answer.RETRY:
+            self._move(Input.ONE_LOST)
+        elif answer in (Answer.ABORTED, Answer.HEURISTIC_ROLLBACK):
+            self._move(Input.ONE_ABORTED)  # O13
+        else:
+            self._move(Input.ONE_COMMITTED)
+        return Effects()
+
+    def settled(self, answer: Answer) -> Effects:
+        """The evidence has settled an UNSETTLED one-phase commit (O20): COMMITTED, ABORTED, or RETRY."""
+        assert self.lone_writer is not None
+        branch = self.branches[self.lone_writer]
+        branch.answer = answer
+        if answer is not Answer.RETRY:
+            branch.standing = Standing.ENDED
+        return self._one_answered(answer)
+
+    # --- the answer to the caller ----------------------------------------------------------------------------
+
+    @property
+    def pending(self) -> frozenset[str]:
+        """Resources that have not acknowledged yet; recovery goes on with them."""
+        return frozenset(view.resource for view in self.branches.values() if view.standing is Standing.PENDING)
+
+    @property
+    def heuristic(self) -> Result | None:
+        """HEURISTIC_MIXED, HEURISTIC_HAZARD, ABORTED (all rolled back alone, O12), or None."""
+        answers = {view.number: view.answer for view in self.branches.values() if view.answer is not None}
+        pending = any(view.standing is Standing.PENDING for view in self.branches.values())
+        committing = self.state in (State.COMMITTING, State.COMMITTED, State.ONE_PHASE)
+        recorded = self._decided is not None and self._decided.required
+        return judge(answers, commit=committing, pending=pending, recorded=recorded)
+
+    @property
+    def result(self) -> Result:
+        """What to tell the caller; only in a final state, or while uncertain (PENDING)."""
+        if self.state is State.COMMITTED:
+            return self.heuristic or Result.COMMITTED
+        if self.state is State.ABORTED:
+            return self.heuristic or Result.ABORTED
+        return Result.PENDING
+
+    # --- the table -------------------------------------------------------------------------------------------
+
+    def _tell(self, sends: list[Send]) -> Effects:
+        """Send to these; if there are none, the last answer is in already."""
+        self._mark(sends)
+        return Effects(then=tuple(sends)) if sends else self._last_answer()
+
+    def _mark(self, sends: list[Send]) -> None:
+        for send in sends:
+            self.branches[send.branch].standing = Standing.TOLD
+
+    def _move(self, what: Input) -> None:
+        target = NEXT[self.state, what]
+        if target is None:
+            raise Illegal(f"{what.name} in {self.state.name}")
+        self.state = target
+
+
+def judge(answers: Mapping[BranchNumber, Answer], *, commit: bool, pending: bool, recorded: bool) -> Result | None:
+    """What the branches' answers add up to (O07..O14); None when all did as decided.
+
+    `pending`: some branch has not answered. `recorded`: the journal holds this transaction's id and result, so
+    it has committed too, and a lone branch that rolled back disagrees with it.
+    """
+    seen = set(answers.values())
+    if not seen & HEURISTICS:
+        return None
+    if Answer.HEURISTIC_MIXED in seen:
+        return Result.HEURISTIC_MIXED  # O09
+    if Answer.HEURISTIC_HAZARD in seen:
+        return Result.HEURISTIC_HAZARD  # O08, O10
+    if not commit:
+        if Answer.HEURISTIC_COMMIT not in seen:
+            return None
+        return Result.HEURISTIC_HAZARD if pending else Result.HEURISTIC_MIXED  # O11
+    if Answer.HEURISTIC_ROLLBACK not in seen:
+        return None  # O14
+    if pending:
+        return Result.HEURISTIC_HAZARD
+    if seen == {Answer.HEURISTIC_ROLLBACK} and not recorded:
+        return Result.ABORTED  # O12
+    return Result.HEURISTIC_MIXED  # O07

@@ -1,0 +1,103 @@
+"""The rules of recovery: whose branch is it, what becomes of it, and what a missing branch means.
+
+Facts must be gathered in this order: scan the prepared branches, then read who is live, then the records
+(DESIGN section 3). So a branch in the scan whose transaction has ended in between is merely gone.
+
+    no identifier of ours ........................ FOREIGN              untouched (O33)
+    a coordinator nobody here answers for ........ UNKNOWN_COORDINATOR  reported; `adopt` takes it over
+    its process lives, or works on it here ....... LIVE                 left alone (O34, O36)
+    another living process has its record ........ ELSEWHERE            left alone
+    an operator has forced it .................... as forced
+    a Commit record lists this identifier ........ COMMIT               (O27)
+    otherwise .................................... ABORT                presumed (O26, O32), orphans too (O58)
+
+Not for: scanning, finishing, retrying (manager/recovery.py).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Container, Mapping
+from dataclasses import dataclass, field
+from enum import Enum, auto
+
+from syncpoint.ids import Attempt, Guid, Identifier, Incarnation, Key
+from syncpoint.protocol.words import Answer, Evidence
+
+
+class Fate(Enum):
+    """What recovery does with a prepared branch that a scan found."""
+
+    FOREIGN = auto()
+    UNKNOWN_COORDINATOR = auto()
+    LIVE = auto()
+    ELSEWHERE = auto()
+    COMMIT = auto()
+    ABORT = auto()
+
+
+@dataclass(frozen=True, slots=True)
+class Facts:
+    """What is known, read after the scan."""
+
+    coordinators: Container[Guid]
+    live_incarnations: Container[Incarnation]
+    live_keys: Container[Key]
+    """Transactions this very process works on."""
+    elsewhere: Container[Key]
+    decisions: Mapping[Key, Container[Identifier]]
+    """Commit records to finish here: key to the identifiers they list. A record speaks only for those."""
+    forced: Mapping[Identifier, bool] = field(default_factory=dict)
+    """What an operator forced: identifier to commit or not."""
+
+
+def fate_of(identifier: Identifier | None, facts: Facts) -> Fate:
+    """What becomes of a prepared branch. The table above, in order."""
+    if identifier is None:
+        return Fate.FOREIGN
+    if identifier.coordinator not in facts.coordinators:
+        return Fate.UNKNOWN_COORDINATOR
+    if identifier.attempt.incarnation in facts.live_incarnations or identifier.key in facts.live_keys:
+        return Fate.LIVE
+    if identifier.key in facts.elsewhere:
+        return Fate.ELSEWHERE
+    if identifier in facts.forced:
+        return Fate.COMMIT if facts.forced[identifier] else Fate.ABORT
+    listed = facts.decisions.get(identifier.key)
+    return Fate.COMMIT if listed is not None and identifier in listed else Fate.ABORT
+
+
+class Missing(Enum):
+    """What to do about a branch that is decided but not found."""
+
+    ANSWER = auto()
+    REDO = auto()
+
+
+def judge_missing(*, commit: bool, evidence: Evidence, has_redo: bool) -> Answer | Missing:
+    """ "Not found" is a question; evidence answers it (O19, DESIGN section 3).
+
+    Committed: done. No evidence: it is not committed here, so redo it if its state information can, else somebody
+    rolled it back. Cannot be told: redo is safe only where it checks the evidence itself, else HAZARD (O10).
+    """
+    if evidence is Evidence.UNDECIDED:
+        return Answer.RETRY
+    if not commit:
+        return Answer.HEURISTIC_COMMIT if evidence is Evidence.COMMITTED else Answer.ABORTED  # O11
+    if evidence is Evidence.COMMITTED:
+        return Answer.COMMITTED
+    if has_redo:
+        return Missing.REDO
+    return Answer.HEURISTIC_ROLLBACK if evidence is Evidence.ABSENT else Answer.HEURISTIC_HAZARD
+
+
+def evidence_can_go(
+    attempt: Attempt, *, own: Incarnation, oldest_unfinished: Attempt, ended: Container[Incarnation]
+) -> bool:
+    """Evidence outlives its commit record and goes only after it (DESIGN section 3).
+
+    `oldest_unfinished` is the oldest attempt of this incarnation that is live or whose record has not ended;
+    `ended` holds incarnations proven dead with nothing unfinished.
+    """
+    if attempt.incarnation == own:
+        return attempt < oldest_unfinished
+    return attempt.incarnation in ended
