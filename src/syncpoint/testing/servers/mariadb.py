@@ -1,0 +1,271 @@
+"""A private MariaDB server for tests: a temporary folder, a free loopback port, and no trace afterwards.
+
+    with MariadbServer() as server:
+        server.create_database("bank")
+        url = server.url("bank")             # mariadb://app:app@127.0.0.1:20123/bank
+        server.kill()                        # SIGKILL, as a power cut would
+        server.start()                       # same folder, same port
+        assert server.prepared() == [...]    # what XA RECOVER lists
+
+The server dies with the process that started it, however that process ends: a small shell stands between
+the two and reads a pipe that closes with its parent. Not for: production, or servers it did not start.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import random
+import shutil
+import signal
+import socket
+import subprocess
+import tempfile
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+USER = "app"  # its password is its name
+START_SECONDS_MAX = 60.0
+STOP_SECONDS_MAX = 30.0
+
+DEFAULT_SETTINGS: Mapping[str, str] = {
+    "innodb_flush_log_at_trx_commit": "1",
+    "innodb_buffer_pool_size": "32M",
+    "innodb_log_file_size": "8M",
+    "innodb_buffer_pool_dump_at_shutdown": "OFF",
+    "innodb_buffer_pool_load_at_startup": "OFF",
+    "key_buffer_size": "1M",
+    "aria_pagecache_buffer_size": "1M",
+    "performance_schema": "OFF",
+    "max_connections": "300",
+    "character_set_server": "utf8mb4",
+}
+
+# Ends when the server ends; ends the server when its own parent is gone (then nobody else would).
+GUARDIAN = """
+exec 4<&0
+"$@" </dev/null >/dev/null 2>&1 4<&- & server=$!
+{ read -r _ <&4; kill -9 $server; } >/dev/null 2>&1 & reader=$!
+echo $server
+exec >&- 4<&-
+wait $server
+kill $reader
+"""
+
+
+class ServerFailed(Exception):
+    """The test server did not start or stop; the message holds the end of its log."""
+
+
+class MariadbServer:
+    """One private mariadbd.
+
+    Parameters: `folder` (made when missing; a temporary one, removed on leaving, when None), `settings` (server
+    variables that override `DEFAULT_SETTINGS`), `port` (a free one below 32768 when None).
+    """
+
+    def __init__(
+        self, folder: str | Path | None = None, settings: Mapping[str, str] | None = None, port: int | None = None
+    ) -> None:
+        self._own_folder = folder is None
+        self.folder = Path(tempfile.mkdtemp(prefix="syncpoint-mariadb-") if folder is None else folder)
+        self.settings = {**DEFAULT_SETTINGS, **(settings or {})}
+        self.port = port or free_port()
+        self.pid = 0
+        self._guardian: subprocess.Popen[bytes] | None = None
+
+    def __repr__(self) -> str:
+        return f"<MariadbServer port={self.port} {'running' if self.running else 'stopped'}>"
+
+    @staticmethod
+    def available() -> bool:
+        """Whether this machine has the server's programs and the Python driver."""
+        try:
+            import pymysql  # noqa: F401
+        except ImportError:
+            return False
+        return _program("mariadbd") is not None and _program("mariadb-install-db") is not None
+
+    def __enter__(self) -> Self:
+        try:
+            self.start()
+        except BaseException:
+            self.remove()
+            raise
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.remove()
+
+    # --- life ----------------------------------------------------------------------------------------
+
+    @property
+    def running(self) -> bool:
+        return self._guardian is not None and self._guardian.poll() is None
+
+    def start(self) -> None:
+        """Start the server, installing its data folder the first time. Raises ServerFailed."""
+        assert not self.running, "the server runs already"
+        fresh = not (self.folder / "data" / "mysql").exists()
+        if fresh:
+            self._install()
+        accounts = [f"--init-file={self.folder / 'accounts.sql'}"] if fresh else []
+        self._guardian = subprocess.Popen(
+            ["/bin/sh", "-c", GUARDIAN, "guardian", *self._command(), *accounts],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            start_new_session=True,
+        )
+        assert self._guardian.stdout is not None
+        with self._guardian.stdout as pipe:
+            self.pid = int(pipe.readline())
+        self._wait_until_ready()
+
+    def stop(self) -> None:
+        """Shut down in order."""
+        self._end(signal.SIGTERM)
+
+    def kill(self) -> None:
+        """SIGKILL: what was not forced is gone, as after a power cut of this server's process."""
+        self._end(signal.SIGKILL)
+
+    def restart(self) -> None:
+        """Shut down in order and start again on the same folder and port."""
+        self.stop()
+        self.start()
+
+    def remove(self) -> None:
+        """End the server at once and remove a folder that was its own."""
+        self.kill()
+        if self._own_folder:
+            shutil.rmtree(self.folder, ignore_errors=True)
+
+    # --- use -----------------------------------------------------------------------------------------
+
+    def create_database(self, name: str) -> str:
+        """Make a database that the application's user owns; returns its URL. An old one of that name goes."""
+        with contextlib.closing(self.connect()) as root, root.cursor() as cursor:
+            cursor.execute(f"DROP DATABASE IF EXISTS `{name}`")
+            cursor.execute(f"CREATE DATABASE `{name}`")
+            cursor.execute(f"GRANT ALL ON `{name}`.* TO '{USER}'@'%'")
+        return self.url(name)
+
+    def url(self, database: str) -> str:
+        """The URL of one database, for the application's user: not root, and with the least rights."""
+        return f"mariadb://{USER}:{USER}@127.0.0.1:{self.port}/{database}"
+
+    def connect(self, database: str | None = None) -> Any:
+        """A plain PyMySQL connection as root, autocommit on: the independent observer."""
+        import pymysql
+
+        return pymysql.connect(
+            host="127.0.0.1", port=self.port, user="root", password="", database=database, autocommit=True
+        )
+
+    def prepared(self) -> list[str]:
+        """What XA RECOVER FORMAT='SQL' lists: one literal `X'gtrid',X'bqual',format` for each prepared branch."""
+        with contextlib.closing(self.connect()) as root, root.cursor() as cursor:
+            cursor.execute("XA RECOVER FORMAT='SQL'")
+            return [row[3] for row in cursor.fetchall()]
+
+    # --- inside --------------------------------------------------------------------------------------
+
+    def _command(self) -> list[str]:
+        return [
+            _program("mariadbd") or "mariadbd",
+            "--no-defaults",
+            *self._account(),
+            f"--datadir={self.folder / 'data'}",
+            f"--socket={self.folder / 's.sock'}",
+            f"--pid-file={self.folder / 'pid'}",
+            f"--log-error={self.folder / 'log'}",
+            f"--port={self.port}",
+            "--bind-address=127.0.0.1",
+            "--skip-name-resolve",
+            *(f"--{name}={value}" for name, value in self.settings.items()),
+        ]
+
+    @staticmethod
+    def _account() -> list[str]:
+        return ["--user=root"] if os.geteuid() == 0 else []
+
+    def _install(self) -> None:
+        self.folder.mkdir(parents=True, exist_ok=True)
+        command = [
+            _program("mariadb-install-db") or "mariadb-install-db",
+            "--no-defaults",
+            "--auth-root-authentication-method=normal",
+            "--skip-test-db",
+            "--skip-name-resolve",
+            *self._account(),
+            f"--datadir={self.folder / 'data'}",
+            f"--innodb-log-file-size={self.settings['innodb_log_file_size']}",
+        ]
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        if done.returncode != 0:
+            raise ServerFailed(f"mariadb-install-db failed:\n{done.stdout[-2000:]}{done.stderr[-2000:]}")
+        (self.folder / "accounts.sql").write_text(
+            f"CREATE USER IF NOT EXISTS root@'127.0.0.1';\n"
+            f"GRANT ALL ON *.* TO root@'127.0.0.1' WITH GRANT OPTION;\n"
+            f"CREATE USER IF NOT EXISTS '{USER}'@'%' IDENTIFIED BY '{USER}';\n"
+            # What `syncpoint init` asks for, and CREATE so that first contact can make the schema itself.
+            f"GRANT CREATE, SELECT, INSERT, UPDATE, DELETE ON syncpoint.* TO '{USER}'@'%';\n"
+        )
+
+    def _wait_until_ready(self) -> None:
+        import pymysql
+
+        deadline = time.monotonic() + START_SECONDS_MAX
+        while True:
+            try:
+                self.connect().close()
+                return
+            except pymysql.err.OperationalError as error:
+                if not self.running or time.monotonic() > deadline:
+                    self.kill()
+                    raise ServerFailed(f"mariadbd did not start ({error}):\n{self._log_tail()}") from error
+            time.sleep(0.02)
+
+    def _end(self, how: signal.Signals) -> None:
+        guardian, self._guardian = self._guardian, None
+        if guardian is None:
+            return
+        assert guardian.stdin is not None
+        if guardian.poll() is None:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(self.pid, how)
+        try:
+            guardian.wait(STOP_SECONDS_MAX)
+        except subprocess.TimeoutExpired:
+            guardian.stdin.close()  # the guardian kills what is left
+            guardian.wait()
+            raise ServerFailed(f"mariadbd did not stop and was killed:\n{self._log_tail()}") from None
+        finally:
+            guardian.stdin.close()
+
+    def _log_tail(self) -> str:
+        with contextlib.suppress(OSError):
+            return (self.folder / "log").read_text(errors="replace")[-3000:]
+        return "(no log)"
+
+
+def free_port() -> int:
+    """A free loopback port below 32768, out of the way of the system's own choices."""
+    while True:
+        port = random.randrange(15000, 32000)
+        with contextlib.closing(socket.socket()) as probe:
+            try:
+                probe.bind(("127.0.0.1", port))
+            except OSError:
+                continue
+            return port
+
+
+def _program(name: str) -> str | None:
+    return shutil.which(name) or shutil.which(name, path="/usr/sbin:/usr/local/sbin:/usr/local/bin")
