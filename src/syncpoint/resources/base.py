@@ -273,8 +273,10 @@ class Resource(ABC):
         raise NotImplementedError(f"{type(self).__name__} has no redo")
 
     @abstractmethod
-    def evidence_attempts(self, session: Session, coordinator: Guid, limit: int) -> Script[list[Attempt]]:
-        """The oldest attempts of which evidence rows are kept, at most `limit`."""
+    def evidence_attempts(
+        self, session: Session, coordinator: Guid, after: Attempt, limit: int
+    ) -> Script[list[Attempt]]:
+        """The oldest attempts, from `after` on, of which evidence rows are kept; at most `limit`."""
 
     @abstractmethod
     def drop_evidence(self, session: Session, coordinator: Guid, attempts: Sequence[Attempt]) -> Script[int]:

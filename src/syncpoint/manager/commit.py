@@ -1,0 +1,314 @@
+"""The end of a transaction: carry out what the coordinator says, in the order it says it.
+
+    learn who wrote -> coordinator.commit -> [force -> send]* -> what to tell the caller
+
+Force before send, always (habit 2 of the protocol's effects). Once the decision is made there is only forward:
+the facades shield this script from cancellation. Not for: rules (protocol/coordinator.py).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any, TypeAlias
+
+from syncpoint.errors import (
+    HeuristicHazard,
+    HeuristicMixed,
+    JournalFailed,
+    JournalUncertain,
+    OutcomePending,
+    TransactionAborted,
+)
+from syncpoint.ids import BranchNumber
+from syncpoint.journal.base import Verdict
+from syncpoint.manager.branch import Branch
+from syncpoint.manager.transaction import Work
+from syncpoint.protocol.coordinator import Decided, Effects, Result, Send, State, What
+from syncpoint.protocol.words import HEURISTICS, Answer
+from syncpoint.records import Abort, Heuristic, Record, key_fields
+from syncpoint.resources.base import Choice, Vote
+from syncpoint.steps import Done, Gather, Script
+
+Event: TypeAlias = Callable[[], Effects]
+"""What came back from one branch, as the coordinator's input still to be taken."""
+
+
+# --- commit and abort -------------------------------------------------------------------------------------
+
+
+def commit(work: Work) -> Script[None]:
+    """Commit the transaction. Raises what the caller must know: see `conclude`."""
+    if work.core.clock.monotonic() > work.deadline:
+        work.cancel("its time was over", work.timeout_error())
+    if work.cancelled:
+        work.coordinator.withdraw(work.cancelled)
+    writers = yield from _writers(work)
+    effects = work.coordinator.commit(writers, _decided(work))
+    left = yield from _carry_out(work, effects, until_decided=not work.wait_applied)
+    if left.then:  # wait="decided": phase two follows in the background
+        work.core.runtime.spawn(_phase_two(work, left), f"phase two of {work.name}")
+    else:
+        yield from finish(work)
+    conclude(work)
+
+
+def abort(work: Work, why: str) -> Script[None]:
+    """Abort it: nothing of it stays anywhere. Never raises for a database's sake."""
+    if work.coordinator.state is State.ACTIVE:
+        yield from _carry_out(work, work.coordinator.abort(why))
+    yield from finish(work)
+
+
+def finish(work: Work) -> Script[None]:
+    """Out of the list of live transactions; what is pending is recovery's from here on."""
+    if work.ended:
+        return
+    if work.coordinator.state is State.UNSETTLED:
+        work.core.leave_unsettled(work)
+    yield from _write_heuristics(work)
+    work.core.ended(work)
+
+
+def interrupted(work: Work) -> Script[None]:
+    """After KeyboardInterrupt in the middle of the end: settle it by proof, then as ever (sync facade only).
+
+    Nobody knows how far the interrupted script came, so every session is given up, and a decision that may be
+    on its way to the disk is settled by writing Abort under the same key: first writer wins.
+    """
+    for branch in work.branches.values():
+        if branch.session is not None:
+            branch.session.broken = True
+    coordinator = work.coordinator
+    if coordinator.state is State.DECIDING:
+        yield from _carry_out(work, coordinator.force_lost())
+    for branch in work.branches.values():
+        branch.handle.unfinished = True
+        yield from branch.give_up()
+        branch.handle.wake.set()
+    yield from finish(work)
+
+
+def _phase_two(work: Work, left: Effects) -> Script[None]:
+    yield from _carry_out(work, left)
+    yield from finish(work)
+
+
+# --- carrying out ---------------------------------------------------------------------------------------------
+
+
+def _carry_out(work: Work, effects: Effects, *, until_decided: bool = False) -> Script[Effects]:
+    """Do what the effects say, and what follows from it. Returns what is left to send with `until_decided`."""
+    while True:
+        work.core.journal.note(effects.lazily)
+        if effects.force:
+            effects = yield from _force(work, effects.force)
+        elif effects.then:
+            if until_decided and work.coordinator.state is State.COMMITTING:
+                return effects
+            effects = yield from _send(work, effects.then)
+        else:
+            return effects
+
+
+def _force(work: Work, records: tuple[Record, ...]) -> Script[Effects]:
+    """Make the record durable: the decision. A lost reply is settled by proof, never assumed (R5)."""
+    coordinator = work.coordinator
+    (record,) = records
+    try:
+        (verdict,) = yield from work.core.journal.force(records)
+    except JournalUncertain:
+        return coordinator.force_lost()
+    except JournalFailed as error:
+        work.core.stop(error)
+        raise OutcomePending(
+            f"The journal failed while transaction {work.name!r} was being decided: {error.message}",
+            transaction=work.name,
+            advice="Do not retry it. Restart the process: recovery settles it; then ask manager.outcome(id).",
+        ) from error
+    if isinstance(record, Abort):  # it settles a Commit whose reply was lost
+        won = verdict is Verdict.ACCEPTED
+        return coordinator.refused("its record was not accepted") if won else coordinator.accepted()
+    if verdict is Verdict.ACCEPTED:
+        return coordinator.accepted()
+    return coordinator.refused("another record of this transaction was there first")
+
+
+def _send(work: Work, sends: Sequence[Send]) -> Script[Effects]:
+    """Tell branches, side by side, and take what came back."""
+    by_number = {branch.identifier.branch: branch for branch in work.branches.values()}
+    scripts = [_tell(work, send, by_number[send.branch]) for send in sends]
+    events: list[Event] = []
+    if len(scripts) == 1:
+        events.append((yield from scripts[0]))
+    else:
+        what = ", ".join(f"{send.what.name} {work.coordinator.branches[send.branch].resource}" for send in sends)
+        for outcome in (yield Gather(scripts, what)):
+            if not isinstance(outcome, Done):
+                raise outcome.error
+            events.append(outcome.value)
+    if work.coordinator.state is State.PREPARING:
+        _last_chance(work)
+    return _merge([event() for event in events])
+
+
+def _last_chance(work: Work) -> None:
+    """Cancelled or out of time while votes were collected: the coordinator's own vote is no."""
+    if not work.cancelled and work.core.clock.monotonic() > work.deadline:
+        work.cancel("its time was over", work.timeout_error())
+    if work.cancelled:
+        work.coordinator.withdraw(work.cancelled)
+
+
+def _tell(work: Work, send: Send, branch: Branch) -> Script[Event]:
+    """Tell one branch; never raises, so that no other branch is left behind (O17)."""
+    number, coordinator = send.branch, work.coordinator
+    if send.what is What.PREPARE:
+        return (yield from _prepare(work, number, branch))
+    if send.what is What.COMMIT_ONE_PHASE:
+        said = yield from branch.commit_one_phase()
+        answer = _one_phase_answer(work, said)
+    elif send.what is What.COMMIT:
+        answer = yield from branch.commit()
+    elif send.what is What.ABORT:
+        answer = yield from branch.abort()
+    else:
+        answer = yield from branch.release()
+    return lambda: coordinator.answered(number, answer)
+
+
+def _prepare(work: Work, number: BranchNumber, branch: Branch) -> Script[Event]:
+    coordinator = work.coordinator
+    try:
+        vote = yield from branch.prepare()
+    except Exception as error:
+        work.error = work.error or error
+        why = f"the reply of {branch.handle.name!r} to prepare was lost: {error}"
+        return lambda: coordinator.vote_lost(number, why)
+    if vote.choice is Choice.NO:
+        _note_refusal(work, vote)
+    return lambda: coordinator.voted(number, vote.choice, vote.state, f"{branch.handle.name} voted no: {vote.reason}")
+
+
+def _note_refusal(work: Work, vote: Vote) -> None:
+    work.error = work.error or vote.error
+    work.retryable = work.retryable and vote.retryable
+
+
+def _one_phase_answer(work: Work, said: Answer | Vote) -> Answer:
+    """A vote instead of an answer: it wrote nothing after all, or could not commit."""
+    if isinstance(said, Answer):
+        return said
+    if said.choice is Choice.READ_ONLY:
+        return Answer.COMMITTED
+    work.error = work.error or said.error
+    work.retryable = work.retryable and said.retryable
+    work.coordinator.why = work.coordinator.why or said.reason
+    return Answer.ABORTED
+
+
+def _merge(effects: Sequence[Effects]) -> Effects:
+    return Effects(
+        force=tuple(record for one in effects for record in one.force),
+        then=tuple(send for one in effects for send in one.then),
+        lazily=tuple(record for one in effects for record in one.lazily),
+    )
+
+
+def _writers(work: Work) -> Script[list[BranchNumber]]:
+    """The branches that wrote, or may have. Asked only where the answer can save a prepare (DESIGN section 7)."""
+    if work.cancelled:
+        return []
+    branches = list(work.branches.values())
+    if work.user_id is not None and len(branches) == 1:
+        return [branches[0].identifier.branch]  # a record is needed anyway, and its vote says read-only
+    if len(branches) == 1:
+        return [branches[0].identifier.branch] if not branches[0].read_only else []
+    outcomes = yield from _ask_all([branch.wrote() for branch in branches])
+    return [branch.identifier.branch for branch, wrote in zip(branches, outcomes, strict=True) if wrote is not False]
+
+
+def _ask_all(scripts: list[Script[Any]]) -> Script[list[Any]]:
+    if not scripts:
+        return []
+    outcomes = yield Gather(scripts, "who wrote?")
+    return [outcome.value if isinstance(outcome, Done) else None for outcome in outcomes]
+
+
+def _decided(work: Work) -> Decided:
+    return Decided(
+        at_ms=work.core.clock.wall_ms(),
+        required=work.user_id is not None,
+        scope=work.core.scope,
+        user_id=work.user_id,
+        fingerprint=work.fingerprint,
+        result=work.result,
+    )
+
+
+# --- what the caller is told ------------------------------------------------------------------------------------
+
+
+def _write_heuristics(work: Work) -> Script[None]:
+    """Somebody decided alone: listed until forgotten."""
+    coordinator = work.coordinator
+    if coordinator.heuristic not in (Result.HEURISTIC_MIXED, Result.HEURISTIC_HAZARD):
+        return
+    decided = "abort" if coordinator.state is State.ABORTED else "commit"
+    records = [
+        Heuristic(
+            **key_fields(work.key),
+            resource=view.resource,
+            identifier=coordinator.identifier(view.number).to_bytes(),
+            outcome=view.answer.name,
+            decided=decided,
+            detail=f"answered {view.answer.name} when told to {decided}",
+            at_ms=work.core.clock.wall_ms(),
+        )
+        for view in coordinator.branches.values()
+        if view.answer in HEURISTICS and view.answer is not None
+    ]
+    try:
+        yield from work.core.journal.force(records)
+    except JournalFailed as error:
+        work.core.stop(error)
+
+
+def conclude(work: Work) -> None:
+    """Raise what the caller must know; return when it is committed (DESIGN section 3, answers to the caller)."""
+    coordinator = work.coordinator
+    if coordinator.state is State.COMMITTING:
+        return
+    result = coordinator.result
+    if result is Result.COMMITTED:
+        return
+    if result is Result.ABORTED:
+        raise aborted_error(work) from work.error
+    if result is Result.PENDING:
+        raise OutcomePending(
+            f"Whether transaction {work.name!r} is committed is not known yet: "
+            f"{', '.join(sorted(coordinator.pending))} did not answer.",
+            transaction=work.name,
+            advice="Do not retry it; recovery finds out. Ask manager.outcome(id).",
+        )
+    answers = {view.resource: view.answer.name for view in coordinator.branches.values() if view.answer is not None}
+    kind = HeuristicMixed if result is Result.HEURISTIC_MIXED else HeuristicHazard
+    raise kind(
+        f"Transaction {work.name!r} did not end the same way everywhere: "
+        + ", ".join(f"{name}: {answer}" for name, answer in sorted(answers.items()))
+        + ".",
+        transaction=work.name,
+        branches=answers,
+    )
+
+
+def aborted_error(work: Work) -> TransactionAborted:
+    """What the caller of an aborted transaction gets."""
+    if isinstance(work.error, TransactionAborted):
+        return work.error
+    why = work.coordinator.why or work.cancelled
+    return TransactionAborted(
+        f"Transaction {work.name!r} was aborted: {why}. Nothing of it stays anywhere.",
+        transaction=work.name,
+        retryable=work.retryable,
+        advice="Run it again." if work.retryable else "Mend the cause before running it again.",
+    )

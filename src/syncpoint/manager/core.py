@@ -1,0 +1,292 @@
+"""What both managers share: the resources, the journal, the live transactions, start, stop and the background.
+
+`TransactionManager` (sync.py) and `AsyncTransactionManager` (aio.py) are thin: they run the scripts that stand
+here and in commit.py, recovery.py and operators.py. Not for: threads, asyncio, or the user's own calls.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, Protocol
+
+from syncpoint.errors import (
+    AlreadyCommitted,
+    ConnectionLost,
+    DifferentRequest,
+    ManagerClosed,
+    ResourceUnavailable,
+    SyncpointError,
+    TransactionRunning,
+    UnknownResource,
+)
+from syncpoint.ids import Attempt, Identifier, Key, TransactionId
+from syncpoint.journal.base import Journal
+from syncpoint.manager import recovery
+from syncpoint.manager.handle import ResourceHandle
+from syncpoint.manager.results import decode_result
+from syncpoint.manager.transaction import Work
+from syncpoint.ports import Clock, Random, Runtime
+from syncpoint.protocol.words import Answer
+from syncpoint.records import Commit, CoordinatorKnown
+from syncpoint.resources.base import Resource
+from syncpoint.steps import Failed, Gather, Script, Wait
+
+FIRST_CONTACT_S_MAX = 10.0
+WATCH_PERIOD_S = 0.25
+"""How often to look for dead processes: their locks must be gone within 2 s."""
+SCAN_PERIOD_S = 5.0
+SETTLED_MAX = 10_000
+
+
+class Task(Protocol):
+    """What `Runtime.spawn` returns."""
+
+    def stop(self) -> None: ...
+
+
+class Core:
+    """One manager's insides. `start` before use."""
+
+    def __init__(
+        self,
+        *,
+        journal: Journal,
+        resources: Sequence[Resource],
+        runtime: Runtime,
+        clock: Clock,
+        random: Random,
+        scope: str = "",
+        timeout_s: float = 30.0,
+        pool_sizes: Mapping[str, int] | None = None,
+        background: bool = True,
+        address: str = "",
+    ) -> None:
+        self.journal = journal
+        self.runtime = runtime
+        self.clock = clock
+        self.random = random
+        self.scope = scope
+        self.timeout_s = timeout_s
+        self.background = background
+        self.address = address
+        self.mutex = runtime.mutex()
+        sizes = pool_sizes or {}
+        self.handles = {
+            resource.name: ResourceHandle(resource, journal, runtime, clock, random, sizes.get(resource.name, 32))
+            for resource in resources
+        }
+        for resource in resources:
+            resource.ask = lambda identifier: recovery.ruling(self, identifier)
+        self.live: dict[Key, Work] = {}
+        self.quiet = runtime.signal()
+        """Set when no transaction is live: what `close` waits for."""
+        self.quiet.set()
+        self.acknowledged: dict[Key, set[Identifier]] = {}
+        """Branches of decided transactions that recovery has finished; the record ends when all are in."""
+        self.unsettled: dict[Identifier, str] = {}
+        """One-phase commits whose reply was lost, and their resource."""
+        self.settled: dict[TransactionId, bool] = {}
+        """How those came out, for `outcome`; the last SETTLED_MAX."""
+        self.failure: SyncpointError | None = None
+        self.closing = False
+        self._tasks: list[Any] = []
+        self._shutdown = runtime.signal()
+
+    # --- start and stop ---------------------------------------------------------------------------------------
+
+    def start(self) -> Script[None]:
+        """Open the journal, make first contact, recover, and start the background.
+
+        An unreachable resource does not keep it from starting (O37); a refused set-up or journal does.
+        """
+        yield from self.journal.open(self.runtime)
+        try:
+            yield from self._write_directory()
+            deadline = self.clock.monotonic() + FIRST_CONTACT_S_MAX
+            handles = list(self.handles.values())
+            for outcome, handle in zip(
+                (yield Gather([handle.ensure_ready(deadline) for handle in handles], "first contact")),
+                handles,
+                strict=True,
+            ):
+                if isinstance(outcome, Failed):
+                    if not isinstance(outcome.error, ResourceUnavailable | ConnectionLost):
+                        raise outcome.error
+                    handle.trouble = str(outcome.error)
+        except BaseException:
+            yield from self._close_all()
+            raise
+        if self.background:
+            yield from recovery.recover_all(self)
+            self._spawn_background()
+
+    def _write_directory(self) -> Script[None]:
+        """The forced directory that maps coordinator GUIDs to addresses (A6)."""
+        own = self.journal.coordinator
+        if not any(Known.guid == own.raw and Known.address == self.address for Known in self.journal.directory()):
+            entry = CoordinatorKnown(guid=own.raw, address=self.address, at_ms=self.clock.wall_ms())
+            yield from self.journal.force((entry,))
+
+    def _spawn_background(self) -> None:
+        self._tasks.append(self.runtime.spawn(self._watch(), "watch for dead processes"))
+        for handle in self.handles.values():
+            self._tasks.append(self.runtime.spawn(self._tend(handle), f"recovery of {handle.name}"))
+
+    def _watch(self) -> Script[None]:
+        """Notice processes that died, and have their branches looked for at once."""
+        while not (yield Wait(self._shutdown, WATCH_PERIOD_S)):
+            if self.failure is not None:
+                return
+            try:
+                view = yield from self.journal.look()
+            except SyncpointError as error:
+                self.stop(error)
+                return
+            if view.inherited:
+                for handle in self.handles.values():
+                    handle.wake.set()
+
+    def _tend(self, handle: ResourceHandle) -> Script[None]:
+        """Recover one resource for ever, with its own back-off: none holds up another (O39)."""
+        while not self.closing and self.failure is None:
+            yield Wait(handle.wake, handle.delay_s(SCAN_PERIOD_S))
+            handle.wake.clear()
+            if self.closing or self.failure is not None:
+                return
+            yield from recovery.recover_resource(self, handle)
+
+    def close(self, wait_s: float) -> Script[None]:
+        """Take no new transactions, wait for the live ones (at most `wait_s`), give everything back."""
+        if self.closing:
+            return
+        self.closing = True
+        yield Wait(self.quiet, wait_s)
+        self._shutdown.set()
+        for handle in self.handles.values():
+            handle.wake.set()
+        for task in self._tasks:
+            task.stop()
+        yield from self._close_all()
+
+    def _close_all(self) -> Script[None]:
+        self.closing = True
+        for handle in self.handles.values():
+            yield from handle.pool.close()
+        yield from self.journal.close()
+
+    def stop(self, error: SyncpointError) -> None:
+        """The journal has failed: no further answers from this process (R5)."""
+        self.failure = self.failure or error
+        self._shutdown.set()
+        for handle in self.handles.values():
+            handle.wake.set()
+
+    def abandon(self) -> None:
+        """In a forked child: forget the parent's connections, files and transactions without touching them."""
+        self.closing = True
+        for work in self.live.values():
+            work.ended = True
+        self.live.clear()
+        for handle in self.handles.values():
+            handle.pool.abandon()
+        self.journal.abandon()
+
+    def check_open(self) -> None:
+        """Raises ManagerClosed."""
+        if self.failure is not None:
+            raise ManagerClosed(
+                f"This manager has stopped because its journal failed: {self.failure.message}",
+                advice="Restart the process; recovery settles what was under way.",
+            ) from self.failure
+        if self.closing:
+            raise ManagerClosed("This manager is closed.", advice="Make a new one.")
+
+    # --- transactions -------------------------------------------------------------------------------------------
+
+    def handle(self, name: str) -> ResourceHandle:
+        """A configured resource by name. Raises UnknownResource."""
+        try:
+            return self.handles[name]
+        except KeyError:
+            raise UnknownResource(
+                f"No resource is named {name!r}.",
+                advice=f"Configured are: {', '.join(sorted(self.handles)) or 'none'}.",
+            ) from None
+
+    def begin(
+        self, *, user_id: str | None, timeout_s: float | None, wait_applied: bool, fingerprint: bytes = b""
+    ) -> Script[Work]:
+        """A new transaction. Raises AlreadyCommitted, TransactionRunning, DifferentRequest (C7, O50, O51)."""
+        self.check_open()
+        if user_id is None:
+            transaction = TransactionId(self.random.bytes(16))
+        else:
+            transaction = TransactionId.from_user_id(self.scope, user_id)
+            yield from self._claim(transaction, user_id, fingerprint)
+        work = Work(
+            self,
+            Key(transaction, self.journal.next_attempt()),
+            user_id=user_id,
+            fingerprint=fingerprint,
+            timeout_s=self.timeout_s if timeout_s is None else timeout_s,
+            wait_applied=wait_applied,
+        )
+        work.claimed = user_id is not None
+        with self.mutex:
+            self.live[work.key] = work
+            self.quiet.clear()
+        return work
+
+    def _claim(self, transaction: TransactionId, user_id: str, fingerprint: bytes) -> Script[None]:
+        claim = yield from self.journal.claim(transaction)
+        if claim.running:
+            raise TransactionRunning(
+                f"Transaction {user_id!r} is running now; it was not run a second time.",
+                transaction=user_id,
+                advice="Ask manager.outcome(id), or send it again later.",
+            )
+        if claim.committed is not None:
+            self._refuse_again(claim.committed, user_id, fingerprint)
+
+    def _refuse_again(self, committed: Commit, user_id: str, fingerprint: bytes) -> None:
+        if fingerprint and committed.fingerprint and committed.fingerprint != fingerprint:
+            raise DifferentRequest(
+                f"The id {user_id!r} was used before for another request; nothing was run.",
+                transaction=user_id,
+                advice="Use a new id for a new request.",
+            )
+        raise AlreadyCommitted(transaction=user_id, result=decode_result(committed.result))
+
+    def ended(self, work: Work) -> None:
+        """A transaction is over, or recovery's: take it off the list of live ones."""
+        work.ended = True
+        with self.mutex:
+            self.live.pop(work.key, None)
+            if not self.live:
+                self.quiet.set()
+        if work.claimed:
+            work.claimed = False
+            self.journal.release(work.key.transaction)
+
+    def leave_unsettled(self, work: Work) -> None:
+        """Recovery is to find out about its lost one-phase commit."""
+        for branch in work.branches.values():
+            if branch.identifier.branch == work.coordinator.lone_writer:
+                self.unsettled[branch.identifier] = branch.handle.name
+                branch.handle.wake.set()
+
+    def settle(self, identifier: Identifier, answer: Answer) -> None:
+        """A lost one-phase commit is found out."""
+        self.unsettled.pop(identifier, None)
+        self.settled[identifier.transaction] = answer is Answer.COMMITTED
+        while len(self.settled) > SETTLED_MAX:
+            del self.settled[next(iter(self.settled))]
+
+    def oldest_unfinished(self, decided: Sequence[Key]) -> Attempt:
+        """The oldest attempt of this incarnation whose evidence may still be asked for."""
+        own = self.journal.incarnation
+        with self.mutex:
+            unfinished = [key.attempt for key in self.live]
+        unfinished += [identifier.attempt for identifier in self.unsettled]
+        unfinished += [key.attempt for key in decided if key.attempt.incarnation == own]
+        return min(unfinished, default=self.journal.next_attempt())

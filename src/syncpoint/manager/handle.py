@@ -1,0 +1,184 @@
+"""One configured resource as the manager holds it: its pool, its GUID, its first contact, its back-off.
+
+Not for: a transaction's branch (branch.py) or what recovery decides (recovery.py).
+"""
+
+from __future__ import annotations
+
+from syncpoint.errors import (
+    ConnectionLost,
+    ResourceUnavailable,
+    SetupRefused,
+    SyncpointError,
+    WrongResource,
+)
+from syncpoint.ids import Guid, Identifier
+from syncpoint.journal.base import Journal
+from syncpoint.manager.pool import Pool, Turn
+from syncpoint.ports import Clock, Random, Runtime
+from syncpoint.protocol.recovery import Missing, judge_missing
+from syncpoint.records import ResourceKnown
+from syncpoint.resources.base import Answer, Contact, Evidence, Resource, Session, Severity
+from syncpoint.steps import Script
+
+BACKOFF_S_MIN = 0.1
+BACKOFF_S_MAX = 5.0
+
+
+class ResourceHandle:
+    """A resource, ready or not yet. Constructed without touching the database."""
+
+    def __init__(
+        self, resource: Resource, journal: Journal, runtime: Runtime, clock: Clock, random: Random, pool_size_max: int
+    ) -> None:
+        self.resource = resource
+        self.name = resource.name
+        self.journal = journal
+        self.clock = clock
+        self.random = random
+        self.pool = Pool(resource, runtime=runtime, clock=clock, size_max=pool_size_max)
+        self.turn = Turn(runtime, clock) if resource.single_writer else None
+        """First come, first served among writers of a single-writer resource (DESIGN section 3)."""
+        self.contact_gate = Turn(runtime, clock)
+        self.recovery_gate = Turn(runtime, clock)
+        self.wake = runtime.signal()
+        """Set when a recovery pass is wanted now."""
+        self.guid: Guid | None = None
+        self.trouble = ""
+        """Why the last contact or recovery pass failed; empty when all is well."""
+        self.unfinished = False
+        """The last recovery pass left something that is ours to finish."""
+        self._failures = 0
+
+    def __repr__(self) -> str:
+        state = f"trouble: {self.trouble}" if self.trouble else "ready" if self.guid else "not contacted yet"
+        return f"<ResourceHandle {self.name} {state} {self.pool!r}>"
+
+    # --- first contact -----------------------------------------------------------------------------------
+
+    def ensure_ready(self, deadline: float) -> Script[Guid]:
+        """First contact if there was none: refuse lying set-ups, leave our incarnation, learn the GUID (O53).
+
+        Raises ResourceUnavailable, SetupRefused, WrongResource, JournalRefused. `deadline` is monotonic seconds.
+        """
+        if self.guid is not None:
+            return self.guid
+        yield from self.contact_gate.acquire(deadline)
+        try:
+            if self.guid is None:
+                self.guid = yield from self._contact(deadline)
+            return self.guid
+        finally:
+            self.contact_gate.release()
+
+    def _contact(self, deadline: float) -> Script[Guid]:
+        session = yield from self.pool.acquire(deadline)
+        try:
+            yield from self._refuse_lies(session)
+            contact = Contact(
+                self.journal.coordinator, self.journal.incarnation, self.journal.highest_incarnation()
+            )
+            guid = yield from self.resource.contact(session, contact)
+        except ConnectionLost as error:
+            session.broken = True
+            raise ResourceUnavailable(
+                f"The connection to resource {self.name!r} was lost at first contact.", advice="Try again."
+            ) from error
+        finally:
+            yield from self.pool.release(session)
+        yield from self._recognise(guid)
+        return guid
+
+    def _refuse_lies(self, session: Session) -> Script[None]:
+        findings = yield from self.resource.inspect(session)
+        refused = [finding for finding in findings if finding.severity is Severity.REFUSED]
+        if refused:
+            raise SetupRefused(
+                f"Resource {self.name!r} ({self.resource.safe_url}) is set up so that a promise could not be kept: "
+                + "; ".join(f"{finding.check}: {finding.found}" for finding in refused)
+                + ".",
+                advice=" ".join(finding.fix for finding in refused if finding.fix),
+            )
+
+    def _recognise(self, guid: Guid) -> Script[None]:
+        """A URL that points at the wrong server must not read as "lost" (DESIGN section 3)."""
+        known = self.journal.resource(self.name)
+        if known is None:
+            yield from self.journal.force((ResourceKnown(name=self.name, guid=guid.raw),))
+        elif known != guid:
+            raise WrongResource(
+                f"Resource {self.name!r} ({self.resource.safe_url}) has GUID {guid}, but the journal knows it as {known}.",
+                advice="Point the URL at the right database, or give the new database a name of its own.",
+            )
+
+    # --- finishing a branch from any session -----------------------------------------------------------------
+
+    def finish(
+        self, identifier: Identifier, *, commit: bool, state: bytes, deadline: float, ask_evidence: bool = True
+    ) -> Script[Answer]:
+        """Commit or roll back a voted branch by identifier, on whatever session. Never raises for the database's
+        sake: what could not be done now is RETRY. Without `ask_evidence` a branch not found is simply ABORTED."""
+        try:
+            yield from self.ensure_ready(deadline)
+            session = yield from self.pool.acquire(deadline)
+        except SyncpointError as error:
+            self.trouble = str(error)
+            return Answer.RETRY
+        try:
+            answer = yield from self.resource.finish(session, identifier, commit=commit, state=state)
+            if answer is Answer.NOT_FOUND:
+                if not ask_evidence:
+                    return Answer.ABORTED
+                answer = yield from self._missing(session, identifier, commit=commit, state=state)
+            return answer
+        except Exception as error:
+            session.broken = True
+            self.trouble = f"{type(error).__name__}: {error}"
+            return Answer.RETRY
+        finally:
+            yield from self.pool.release(session)
+
+    def _missing(self, session: Session, identifier: Identifier, *, commit: bool, state: bytes) -> Script[Answer]:
+        evidence = yield from self.resource.evidence(session, identifier)
+        verdict = judge_missing(commit=commit, evidence=evidence, has_redo=self.resource.has_redo)
+        if verdict is Missing.REDO:
+            return (yield from self.resource.redo(session, identifier, state))
+        assert isinstance(verdict, Answer)
+        return verdict
+
+    def settle(self, identifier: Identifier, deadline: float) -> Script[Answer]:
+        """Find out about a one-phase commit whose reply was lost (O20): COMMITTED, ABORTED, HAZARD, or RETRY."""
+        try:
+            session = yield from self.pool.acquire(deadline)
+        except SyncpointError as error:
+            self.trouble = str(error)
+            return Answer.RETRY
+        try:
+            evidence = yield from self.resource.settle(session, identifier)
+        except Exception as error:
+            session.broken = True
+            self.trouble = f"{type(error).__name__}: {error}"
+            return Answer.RETRY
+        finally:
+            yield from self.pool.release(session)
+        return {
+            Evidence.COMMITTED: Answer.COMMITTED,
+            Evidence.ABSENT: Answer.ABORTED,
+            Evidence.UNDECIDED: Answer.RETRY,
+            Evidence.UNKNOWN: Answer.HEURISTIC_HAZARD,
+        }[evidence]
+
+    # --- back-off --------------------------------------------------------------------------------------------
+
+    def passed(self, *, trouble: str, unfinished: bool) -> None:
+        """A recovery pass ended: note how, for the next delay."""
+        self.trouble = trouble
+        self.unfinished = unfinished
+        self._failures = self._failures + 1 if trouble or unfinished else 0
+
+    def delay_s(self, period_s: float) -> float:
+        """Seconds until the next pass: the period when all is well, else doubling from 0.1 s to 5 s, jittered."""
+        if not self._failures:
+            return period_s
+        backoff = min(BACKOFF_S_MAX, BACKOFF_S_MIN * 2.0 ** (self._failures - 1), period_s)
+        return backoff * (0.5 + self.random.fraction() / 2)

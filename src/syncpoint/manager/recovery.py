@@ -1,0 +1,310 @@
+"""Recovery: finish what was decided, roll back what was not, leave alone what lives (DESIGN section 3).
+
+One pass over one resource, in this order: scan the prepared branches, then read who is live, then the records.
+A scan that failed decides nothing (O35); every branch is finished on its own, so that one that cannot be holds
+up no other (O39); finishing is idempotent, so any number of passes in any number of processes are safe (O38).
+Not for: the rules themselves (protocol/recovery.py), or operators' wishes (operators.py).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from syncpoint.errors import JournalError, SyncpointError
+from syncpoint.ids import Attempt, Guid, Identifier, Incarnation, Key
+from syncpoint.journal.base import View
+from syncpoint.manager.handle import ResourceHandle
+from syncpoint.manager.reports import InDoubtBranch
+from syncpoint.protocol.recovery import Facts, Fate, evidence_can_go, fate_of
+from syncpoint.protocol.words import HEURISTICS, Answer, Decision
+from syncpoint.records import BranchEntry, Commit, End, Heuristic, key_fields
+from syncpoint.resources.base import Found, Ruling
+from syncpoint.steps import Done, Gather, Script
+
+if TYPE_CHECKING:
+    from syncpoint.manager.core import Core
+
+PASS_S_MAX = 30.0
+EVIDENCE_BATCH = 500
+
+EXPLANATIONS = {
+    Fate.FOREIGN: ("foreign", "Not one of Syncpoint's: it is left alone."),
+    Fate.UNKNOWN_COORDINATOR: (
+        "unknown-coordinator",
+        "It belongs to another journal; start an application with that journal, or take it over with "
+        "`syncpoint adopt {coordinator}`.",
+    ),
+    Fate.LIVE: ("live", "A living process is working on it."),
+    Fate.ELSEWHERE: ("elsewhere", "Decided; another living process is finishing it."),
+    Fate.COMMIT: ("decided-commit", "Its decision is commit; recovery finishes it."),
+    Fate.ABORT: ("presumed-abort", "No decision exists and none can appear: recovery rolls it back."),
+}
+
+
+@dataclass(slots=True)
+class PassResult:
+    """What one pass over one resource did."""
+
+    committed: int = 0
+    aborted: int = 0
+    foreign: int = 0
+    left: list[InDoubtBranch] = field(default_factory=list)
+    unknown_coordinators: set[Guid] = field(default_factory=set)
+    error: str = ""
+
+
+def recover_all(core: Core) -> Script[dict[str, PassResult]]:
+    """One pass over every resource, side by side."""
+    handles = list(core.handles.values())
+    outcomes = yield Gather([recover_resource(core, handle) for handle in handles], "recover every resource")
+    results: dict[str, PassResult] = {}
+    for handle, outcome in zip(handles, outcomes, strict=True):
+        results[handle.name] = outcome.value if isinstance(outcome, Done) else PassResult(error=str(outcome.error))
+    return results
+
+
+def recover_resource(core: Core, handle: ResourceHandle) -> Script[PassResult]:
+    """One pass. Never raises for the database's sake: `error` says why it decided nothing."""
+    result = PassResult()
+    deadline = core.clock.monotonic() + PASS_S_MAX
+    try:
+        yield from handle.recovery_gate.acquire(deadline)
+    except SyncpointError as error:
+        result.error = str(error)
+        return result
+    try:
+        yield from _pass(core, handle, result, deadline)
+    except JournalError as error:
+        core.stop(error)
+        result.error = str(error)
+    except Exception as error:
+        result.error = f"{type(error).__name__}: {error}"
+    finally:
+        handle.recovery_gate.release()
+        ours = any(branch.status in ("decided-commit", "presumed-abort") for branch in result.left)
+        handle.passed(trouble=result.error, unfinished=ours)
+    return result
+
+
+def _pass(core: Core, handle: ResourceHandle, result: PassResult, deadline: float) -> Script[None]:
+    guid = yield from handle.ensure_ready(deadline)
+    found = yield from scan(handle, deadline)
+    view = yield from core.journal.look()
+    facts = yield from gather_facts(core, view)
+    for branch in found:
+        yield from _finish_found(core, handle, branch, view, facts, result, deadline)
+    seen = {branch.identifier for branch in found}
+    for key, commit in view.decisions.items():
+        if key in facts.live_keys:
+            continue
+        for entry in commit.branches:
+            if entry.guid == guid.raw and entry.read_identifier() not in seen:
+                yield from _finish_decided(core, handle, key, entry, result, deadline)
+    yield from end_what_is_done(core, view)
+    yield from _settle_one_phase(core, handle, deadline)
+    yield from _clean_evidence(core, handle, view, deadline)
+
+
+def scan(handle: ResourceHandle, deadline: float) -> Script[list[Found]]:
+    """All prepared branches, or an error: never a part of them (O35)."""
+    session = yield from handle.pool.acquire(deadline)
+    try:
+        return (yield from handle.resource.scan(session))
+    except BaseException:
+        session.broken = True
+        raise
+    finally:
+        yield from handle.pool.release(session)
+
+
+def gather_facts(core: Core, view: View) -> Script[Facts]:
+    """Who is live and what is recorded: to be read after the scan."""
+    with core.mutex:
+        live_keys = frozenset(core.live)
+    resolved = yield from core.journal.resolutions()
+    return Facts(
+        coordinators=view.coordinators | {core.journal.coordinator},
+        live_incarnations=view.live,
+        live_keys=live_keys,
+        elsewhere=view.elsewhere,
+        decisions=listed(view.decisions),
+        forced={Identifier.from_bytes(record.identifier): record.commit for record in resolved},
+    )
+
+
+def listed(decisions: Mapping[Key, Commit]) -> dict[Key, frozenset[Identifier]]:
+    """Key to the identifiers that its Commit record lists."""
+    return {
+        key: frozenset(entry.read_identifier() for entry in commit.branches) for key, commit in decisions.items()
+    }
+
+
+def _finish_found(
+    core: Core,
+    handle: ResourceHandle,
+    branch: Found,
+    view: View,
+    facts: Facts,
+    result: PassResult,
+    deadline: float,
+) -> Script[None]:
+    fate = fate_of(branch.identifier, facts)
+    if fate is Fate.FOREIGN:
+        result.foreign += 1
+        return
+    identifier = branch.identifier
+    assert identifier is not None
+    if fate is Fate.UNKNOWN_COORDINATOR:
+        result.unknown_coordinators.add(identifier.coordinator)
+    if fate not in (Fate.COMMIT, Fate.ABORT):
+        result.left.append(describe(handle, branch, fate, core))
+        return
+    commit = fate is Fate.COMMIT
+    state = state_of(view, identifier)
+    answer = yield from handle.finish(identifier, commit=commit, state=state, deadline=deadline, ask_evidence=commit)
+    yield from _took(core, handle, identifier, answer, commit=commit, result=result)
+    if answer is Answer.RETRY:
+        result.left.append(describe(handle, branch, fate, core))
+
+
+def _finish_decided(
+    core: Core, handle: ResourceHandle, key: Key, entry: BranchEntry, result: PassResult, deadline: float
+) -> Script[None]:
+    """A decided branch that the scan did not show: finished already, or lost; the evidence decides (O19)."""
+    identifier = entry.read_identifier()
+    if identifier in core.acknowledged.get(key, ()):
+        return
+    answer = yield from handle.finish(identifier, commit=True, state=entry.state, deadline=deadline)
+    yield from _took(core, handle, identifier, answer, commit=True, result=result)
+    if answer is Answer.RETRY:
+        found = Found(identifier=identifier, name=str(identifier), note=handle.trouble)
+        result.left.append(describe(handle, found, Fate.COMMIT, core))
+
+
+def _took(
+    core: Core, handle: ResourceHandle, identifier: Identifier, answer: Answer, *, commit: bool, result: PassResult
+) -> Script[None]:
+    """Count an answer; a heuristic one is recorded before the branch counts as done."""
+    if answer is Answer.RETRY:
+        return
+    if answer in HEURISTICS and not (commit and answer is Answer.HEURISTIC_COMMIT):  # O14
+        record = Heuristic(
+            **key_fields(identifier.key),
+            resource=handle.name,
+            identifier=identifier.to_bytes(),
+            outcome=answer.name,
+            decided="commit" if commit else "abort",
+            detail="found by recovery",
+            at_ms=core.clock.wall_ms(),
+        )
+        yield from core.journal.force((record,))
+    if commit:
+        result.committed += 1
+        core.acknowledged.setdefault(identifier.key, set()).add(identifier)
+    else:
+        result.aborted += 1
+
+
+def end_what_is_done(core: Core, view: View) -> Script[None]:
+    """A record ends when every branch it lists has acknowledged (O28)."""
+    for key, identifiers in listed(view.decisions).items():
+        if key not in core.live and identifiers <= core.acknowledged.get(key, set()):
+            core.journal.note((End(**key_fields(key)),))
+            core.acknowledged.pop(key, None)
+    return
+    yield from ()
+
+
+def state_of(view: View, identifier: Identifier) -> bytes:
+    """The state information that the Commit record holds for a branch (B3)."""
+    commit = view.decisions.get(identifier.key)
+    if commit is not None:
+        for entry in commit.branches:
+            if entry.identifier == identifier.to_bytes():
+                return entry.state
+    return b""
+
+
+def describe(handle: ResourceHandle, branch: Found, fate: Fate, core: Core) -> InDoubtBranch:
+    """One line of `syncpoint in-doubt`."""
+    status, explanation = EXPLANATIONS[fate]
+    identifier = branch.identifier
+    age = None if branch.prepared_at_ms is None else max(0, core.clock.wall_ms() - branch.prepared_at_ms)
+    return InDoubtBranch(
+        transaction=str(identifier.transaction) if identifier else "",
+        attempt=str(identifier.attempt) if identifier else "",
+        resource=handle.name,
+        branch=branch.name,
+        status=status,
+        explanation=explanation.format(coordinator=identifier.coordinator if identifier else "")
+        + (f" ({branch.note})" if branch.note else ""),
+        coordinator=str(identifier.coordinator) if identifier else "",
+        age_ms=age,
+    )
+
+
+# --- asked by identifier --------------------------------------------------------------------------------------
+
+
+def ruling(core: Core, identifier: Identifier) -> Script[Ruling]:
+    """Tell a participant in doubt what became of its branch (A6, O29). UNKNOWN: its coordinator has not said yet."""
+    with core.mutex:
+        live = identifier.key in core.live
+    if live:
+        return Ruling(Decision.UNKNOWN)
+    view = yield from core.journal.look()
+    facts = yield from gather_facts(core, view)
+    fate = fate_of(identifier, facts)
+    if fate is Fate.COMMIT:
+        return Ruling(Decision.COMMIT, state_of(view, identifier))
+    if fate is Fate.ABORT:
+        return Ruling(Decision.ABORT)
+    return Ruling(Decision.UNKNOWN)
+
+
+# --- what else a pass does -----------------------------------------------------------------------------------------
+
+
+def _settle_one_phase(core: Core, handle: ResourceHandle, deadline: float) -> Script[None]:
+    """Find out about one-phase commits whose reply was lost (O20)."""
+    for identifier in [one for one, name in list(core.unsettled.items()) if name == handle.name]:
+        answer = yield from handle.settle(identifier, deadline)
+        if answer is not Answer.RETRY:
+            core.settle(identifier, answer)
+
+
+def _clean_evidence(core: Core, handle: ResourceHandle, view: View, deadline: float) -> Script[None]:
+    """Delete evidence that nobody can ask for any more, in small batches.
+
+    What has ended must have ended *durably*: a lost End would bring the record back, and its evidence gone would
+    read as a heuristic rollback. So whatever was written lazily is forced first.
+    """
+    own = core.journal.incarnation
+    low_water = core.oldest_unfinished(list(view.decisions))
+    yield from core.journal.force(())
+    session = yield from handle.pool.acquire(deadline)
+    try:
+        for after in (Attempt(Incarnation(0), 0), Attempt(own, 0)):
+            while core.clock.monotonic() < deadline:
+                attempts = yield from handle.resource.evidence_attempts(
+                    session, core.journal.coordinator, after, EVIDENCE_BATCH
+                )
+                ended = yield from core.journal.ended_incarnations({attempt.incarnation for attempt in attempts})
+                ended -= {identifier.attempt.incarnation for identifier in core.unsettled}
+                droppable = [
+                    attempt
+                    for attempt in attempts
+                    if evidence_can_go(attempt, own=own, oldest_unfinished=low_water, ended=ended)
+                ]
+                if not droppable:
+                    break
+                yield from handle.resource.drop_evidence(session, core.journal.coordinator, droppable)
+                if len(attempts) < EVIDENCE_BATCH:
+                    break
+    except BaseException:
+        session.broken = True
+        raise
+    finally:
+        yield from handle.pool.release(session)
