@@ -1,0 +1,31 @@
+# What one types here. `make` alone says it. Needs Python 3.11 or later and a package index; nothing else.
+
+.DEFAULT_GOAL := help
+.PHONY: help setup demo test check crash clean
+
+PYTHON ?=
+STAMP := .venv/.syncpoint-setup
+
+help:  ## say what there is
+	@grep -E '^[a-z]+:.*##' Makefile | sed -E 's/^([a-z]+):.*## /make \1|/' | column -t -s '|'
+
+setup: $(STAMP)  ## make .venv with everything in it
+
+$(STAMP): pyproject.toml scripts/setup.sh
+	@PYTHON="$(PYTHON)" scripts/setup.sh $(STAMP)
+
+demo: setup  ## run the demonstration
+	.venv/bin/syncpoint demo transfer
+
+check: setup  ## lint, format and types only
+	@scripts/check.sh
+
+test: setup  ## everything that must be green: check, then all tests
+	@scripts/test.sh
+
+crash: setup  ## the crash tests in full
+	@scripts/crash.sh
+
+clean:  ## remove what setup and the tools made
+	rm -rf .venv .mypy_cache .ruff_cache .pytest_cache .hypothesis .coverage .coverage.* build dist
+	find src tests -name __pycache__ -type d -prune -exec rm -rf {} +
