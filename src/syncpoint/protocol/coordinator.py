@@ -125,6 +125,8 @@ class BranchView:
     guid: Guid
     standing: Standing = Standing.WORKING
     state: bytes = b""
+    told: What | None = None
+    """Which end it was told; set once, so it can never be told two."""
     answer: Answer | None = None
 
 
@@ -137,6 +139,13 @@ class What(Enum):
     COMMIT_ONE_PHASE = auto()
     RELEASE = auto()
     """It wrote nothing: end it, whichever way."""
+
+
+_ALONE = {
+    (What.COMMIT, Answer.ABORTED): Answer.HEURISTIC_ROLLBACK,
+    (What.ABORT, Answer.COMMITTED): Answer.HEURISTIC_COMMIT,
+}
+"""An answer against what the branch was told is a decision made alone, whatever the adapter calls it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -225,62 +234,59 @@ class Coordinator:
         if self.why:
             return self.abort(self.why)  # O06: no prepare at all
         writing = frozenset(writers)
+        assert writing <= self.branches.keys(), f"writers that are no branches: {sorted(writing)}"
         idle = [Send(What.RELEASE, number) for number in self.branches if number not in writing]
-        self._decided = decided
         if decided.required or len(writing) > 1:
             self._move(Input.COMMIT)
-            self._mark(idle)
-            prepares = [Send(What.PREPARE, number) for number in self.branches if number in writing]
-            for send in prepares:
-                self.branches[send.branch].standing = Standing.PREPARING
-            if not prepares:
-                return Effects(then=tuple(idle)) if idle else self._last_vote()
-            return Effects(then=(*prepares, *idle))
+            self._decided = decided
+            return self._ask_votes([Send(What.PREPARE, number) for number in self.branches if number in writing], idle)
         if writing:
             self._move(Input.COMMIT_ONE)
             (self.lone_writer,) = writing
-            self._mark(idle)
-            self.branches[self.lone_writer].standing = Standing.TOLD
-            return Effects(then=(Send(What.COMMIT_ONE_PHASE, self.lone_writer), *idle))
+            return self._tell([Send(What.COMMIT_ONE_PHASE, self.lone_writer), *idle])
         self._move(Input.COMMIT_NONE)
         return self._tell(idle)
 
     def abort(self, why: str) -> Effects:
         """Abort before any vote was asked for."""
-        self.why = self.why or why
         self._move(Input.ABORT)
+        self.why = self.why or why
         return self._tell([Send(What.ABORT, number) for number in self.branches])
 
     # --- votes -----------------------------------------------------------------------------------------------
 
+    def _ask_votes(self, prepares: list[Send], idle: list[Send]) -> Effects:
+        for send in prepares:
+            self.branches[send.branch].standing = Standing.PREPARING
+        self._mark(idle)
+        if not prepares and not idle:
+            return self._last_vote()  # an id with no branch at all
+        return Effects(then=(*prepares, *idle))
+
     def voted(self, number: BranchNumber, choice: Choice, state: bytes = b"", why: str = "") -> Effects:
         """A vote arrived (A3, A4)."""
         standing = {Choice.YES: Standing.YES, Choice.NO: Standing.NO, Choice.READ_ONLY: Standing.READ_ONLY}[choice]
-        if choice is Choice.NO:
-            self.why = self.why or why or f"{self.branches[number].resource} voted no"
-        return self._take_vote(number, standing, state)
+        against = (why or f"{self.branches[number].resource} voted no") if choice is Choice.NO else ""
+        return self._take_vote(number, standing, state, against)
 
     def vote_lost(self, number: BranchNumber, why: str) -> Effects:
         """The reply to a prepare is lost: whether it is prepared is unknown; it counts as a no and is told (O16)."""
-        self.why = self.why or why
-        return self._take_vote(number, Standing.UNKNOWN, b"")
+        return self._take_vote(number, Standing.UNKNOWN, b"", why)
 
-    def _take_vote(self, number: BranchNumber, standing: Standing, state: bytes) -> Effects:
+    def _take_vote(self, number: BranchNumber, standing: Standing, state: bytes, why: str) -> Effects:
         branch = self.branches[number]
         if branch.standing is not Standing.PREPARING:
             raise Illegal(f"vote of branch {number} in {branch.standing.name}")
         branch.standing, branch.state = standing, state
+        self.why = self.why or why
         if self._waiting():
             self._move(Input.VOTE)
             return Effects()
         return self._last_vote()
 
     def _waiting(self) -> bool:
-        return any(
-            branch.standing is Standing.PREPARING
-            or (branch.standing is Standing.TOLD and self.state is State.PREPARING)
-            for branch in self.branches.values()
-        )
+        """A vote, or the answer of a branch released beside the voters, has still to come."""
+        return any(branch.standing in (Standing.PREPARING, Standing.TOLD) for branch in self.branches.values())
 
     def _last_vote(self) -> Effects:
         assert self._decided is not None
@@ -343,12 +349,10 @@ class Coordinator:
         branch = self.branches[number]
         if branch.standing is not Standing.TOLD:
             raise Illegal(f"answer of branch {number} in {branch.standing.name}")
-        assert answer is not Answer.NOT_FOUND, "a question, not an answer: ask the evidence first (O19)"
-        branch.answer = answer
-        branch.standing = Standing.PENDING if answer is Answer.RETRY else Standing.ENDED
-        if self.state is State.ONE_PHASE and number == self.lone_writer:
+        self._note(branch, answer)
+        if branch.told is What.COMMIT_ONE_PHASE:
             return self._one_answered(answer)
-        if self.state in (State.ONE_PHASE, State.UNSETTLED, State.COMMITTED, State.ABORTED):
+        if self.lone_writer is not None:
             return Effects()  # a released branch beside the lone writer
         if self.state is State.PREPARING:  # a released branch beside the voters
             return Effects() if self._waiting() else self._last_vote()
@@ -357,11 +361,19 @@ class Coordinator:
             return Effects()
         return self._last_answer()
 
+    def _note(self, branch: BranchView, answer: Answer) -> None:
+        assert answer is not Answer.NOT_FOUND, "a question, not an answer: ask the evidence first (O19)"
+        assert branch.told is not None
+        branch.answer = _ALONE.get((branch.told, answer), answer)
+        # A released branch holds nothing: there is nothing to go on with, whatever it answered.
+        unanswered = answer is Answer.RETRY and branch.told is not What.RELEASE
+        branch.standing = Standing.PENDING if unanswered else Standing.ENDED
+
     def _last_answer(self) -> Effects:
         recorded = self.state is State.COMMITTING
         self._move(Input.LAST_ANSWER)
         settled = all(view.standing is not Standing.PENDING for view in self.branches.values())
-        if recorded and settled and self.heuristic is None:
+        if recorded and settled and self.heuristic in (None, Result.ABORTED):  # O12: nothing for a person to do
             return Effects(lazily=(End(**key_fields(self.key)),))
         return Effects()
 
@@ -375,12 +387,11 @@ class Coordinator:
         return Effects()
 
     def settled(self, answer: Answer) -> Effects:
-        """The evidence has settled an UNSETTLED one-phase commit (O20): COMMITTED, ABORTED, or RETRY."""
+        """The evidence has settled an UNSETTLED one-phase commit (O20): COMMITTED, ABORTED, HAZARD, or RETRY."""
+        if self.state is not State.UNSETTLED:
+            raise Illegal(f"settled in {self.state.name}")
         assert self.lone_writer is not None
-        branch = self.branches[self.lone_writer]
-        branch.answer = answer
-        if answer is not Answer.RETRY:
-            branch.standing = Standing.ENDED
+        self._note(self.branches[self.lone_writer], answer)
         return self._one_answered(answer)
 
     # --- the answer to the caller ----------------------------------------------------------------------------
@@ -393,8 +404,9 @@ class Coordinator:
     @property
     def heuristic(self) -> Result | None:
         """HEURISTIC_MIXED, HEURISTIC_HAZARD, ABORTED (all rolled back alone, O12), or None."""
-        answers = {view.number: view.answer for view in self.branches.values() if view.answer is not None}
-        pending = any(view.standing is Standing.PENDING for view in self.branches.values())
+        told = [view for view in self.branches.values() if view.told not in (None, What.RELEASE)]
+        answers = {view.number: view.answer for view in told if view.answer is not None}
+        pending = any(view.standing is not Standing.ENDED for view in told)
         committing = self.state in (State.COMMITTING, State.COMMITTED, State.ONE_PHASE)
         recorded = self._decided is not None and self._decided.required
         return judge(answers, commit=committing, pending=pending, recorded=recorded)
@@ -417,7 +429,9 @@ class Coordinator:
 
     def _mark(self, sends: list[Send]) -> None:
         for send in sends:
-            self.branches[send.branch].standing = Standing.TOLD
+            branch = self.branches[send.branch]
+            assert branch.told is None, f"branch {send.branch} was told {branch.told}"
+            branch.standing, branch.told = Standing.TOLD, send.what
 
     def _move(self, what: Input) -> None:
         target = NEXT[self.state, what]
