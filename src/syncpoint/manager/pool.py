@@ -106,6 +106,7 @@ class Pool:
         self,
         resource: Resource,
         runtime: Runtime,
+        clock: Clock,
         *,
         size_max: int = POOL_SIZE_MAX,
         idle_s_max: float = IDLE_S_MAX,
@@ -118,6 +119,7 @@ class Pool:
         self.size_max = size_max
         self.idle_s_max = idle_s_max
         self._runtime = runtime
+        self._clock = clock
         self._closed = False
         self._forget_sessions()
 
@@ -130,7 +132,7 @@ class Pool:
     # --- taking --------------------------------------------------------------------------------------
 
     def acquire(self, deadline_monotonic: float) -> Script[Session]:
-        """An idle session, or a new one, or the first that comes free before the deadline (resource's clock, seconds).
+        """An idle session, or a new one, or the first that comes free before the deadline (the clock's seconds).
 
         Raises ResourceUnavailable (none came free, or the database cannot be reached), ManagerClosed.
         """
@@ -159,7 +161,7 @@ class Pool:
             return self._line.join()
 
     def _take_later(self, waiter: Waiter[Session | Slot], deadline_monotonic: float) -> Script[Session | Slot]:
-        seconds = max(0.0, deadline_monotonic - self.resource.clock.monotonic())
+        seconds = max(0.0, deadline_monotonic - self._clock.monotonic())
         grant = yield from self._line.wait(waiter, seconds, self._give_back)
         if grant is None:
             self._raise_if_closed()
@@ -181,7 +183,7 @@ class Pool:
                 self._opening -= 1
                 self._pass_on_slot()
             raise
-        session.opened_at = self.resource.clock.monotonic()
+        session.opened_at = self._clock.monotonic()
         with self._line.mutex:
             self._opening -= 1
             self._busy[id(session)] = session
@@ -219,7 +221,7 @@ class Pool:
             self._busy[id(session)] = session
             self._line.hand(session)
             return None
-        self._idle.append((session, self.resource.clock.monotonic()))
+        self._idle.append((session, self._clock.monotonic()))
         oldest, since = self._idle[0]
         if not self._is_stale(since):
             return None
@@ -244,7 +246,7 @@ class Pool:
                 self._line.hand(grant)
             else:
                 del self._busy[id(grant)]
-                self._idle.append((grant, self.resource.clock.monotonic()))
+                self._idle.append((grant, self._clock.monotonic()))
 
     def _pass_on_slot(self) -> None:
         if self._line and self._size() < self.size_max:
@@ -285,7 +287,7 @@ class Pool:
     def _forget_sessions(self) -> None:
         self._line: Line[Session | Slot] = Line(self._runtime)
         self._idle: deque[tuple[Session, float]] = deque()
-        """(session, since when on the resource's clock), the longest idle first; the last is used first."""
+        """(session, since when by the clock), the longest idle first; the last is used first."""
         self._busy: dict[int, Session] = {}
         self._opening = 0
         self._leaving = 0
@@ -301,7 +303,7 @@ class Pool:
         return session.identifier is None and not session.broken and self.resource.is_usable(session)
 
     def _is_stale(self, since: float) -> bool:
-        return self.resource.clock.monotonic() - since > self.idle_s_max
+        return self._clock.monotonic() - since > self.idle_s_max
 
     def _raise_if_closed(self) -> None:
         if self._closed:
@@ -314,7 +316,7 @@ class Turn:
     Waiting here costs no thread and starves nobody, unlike waiting for the file's lock (DESIGN section 3).
     """
 
-    def __init__(self, name: str, runtime: Runtime, clock: Clock) -> None:
+    def __init__(self, runtime: Runtime, clock: Clock, name: str = "") -> None:
         self.name = name
         self.holder: str | None = None
         """For people: who holds the turn."""
@@ -328,9 +330,8 @@ class Turn:
         waiting = f", {len(self._line)} waiting" if self._line else ""
         return f"<Turn {self.name} {held}{waiting}>"
 
-    def acquire(self, deadline_monotonic: float, holder: str) -> Script[None]:
-        """Wait for the turn until the deadline. `holder` names who will hold it: the transaction,
-        and no other at the same time.
+    def acquire(self, deadline_monotonic: float, holder: str = "another transaction") -> Script[None]:
+        """Wait for the turn until the deadline. `holder` says for people who will hold it.
 
         Raises ResourceUnavailable naming who holds it, ManagerClosed.
         """
@@ -341,7 +342,7 @@ class Turn:
                 return
             waiter = self._line.join(holder)
         seconds = max(0.0, deadline_monotonic - self._clock.monotonic())
-        grant = yield from self._line.wait(waiter, seconds, lambda _: self.release(holder))
+        grant = yield from self._line.wait(waiter, seconds, lambda _: self.release())
         if grant is None:
             self._raise_if_closed()
             raise ResourceUnavailable(
@@ -350,11 +351,10 @@ class Turn:
                 advice="Nothing was done there. Keep transactions that write to it short, or raise their timeout.",
             )
 
-    def release(self, holder: str) -> None:
-        """Give the turn to the next in line. Nothing happens unless `holder` holds it. Never waits."""
+    def release(self) -> None:
+        """Give the turn to the next in line. Only for who holds it. Never waits."""
         with self._line.mutex:
-            if self.holder == holder:
-                self.holder = self._line.hand(True) if self._line else None
+            self.holder = self._line.hand(True) if self._line else None
 
     def close(self) -> None:
         """Send waiters away; later ones get ManagerClosed. Whoever holds it still gives it back."""
