@@ -61,18 +61,14 @@ class ThreadRunner(Watched):
         return batcher
 
     def spawn(self, script: Script[Any], what: str) -> ThreadBackground:
-        """Run a script in a daemon thread of its own. Raises ManagerClosed after `close`."""
+        """Run a script in a worker thread. Raises ManagerClosed after `close`, RuntimeError without more threads."""
         self._raise_if_closed()
         background = ThreadBackground(what, self.signal())
         self._backgrounds.add(background)
         context = contextvars.copy_context()
-        thread = threading.Thread(
-            target=context.run, args=(self._run_background, script, background), name=f"syncpoint-{what}", daemon=True
-        )
-        background.thread = thread
         try:
-            thread.start()
-        except RuntimeError:  # no more threads
+            self._workers.submit(lambda: context.run(self._run_background, script, background))
+        except RuntimeError:
             self._backgrounds.discard(background)
             raise
         if self._closed:  # closed meanwhile, perhaps without having seen this one
@@ -186,6 +182,7 @@ class ThreadRunner(Watched):
             ended_by = error
         self._backgrounds.discard(background)
         background.record_end(ended_by)
+        background.finished.set()
 
     # --- Gather --------------------------------------------------------------------------------------
 
@@ -304,8 +301,10 @@ class ThreadSignal:
 class ThreadBackground(Background):
     """The handle of a background script in a thread."""
 
-    thread: threading.Thread
-    waiter: _Waiter | None = None
+    def __init__(self, what: str, ended: ThreadSignal) -> None:
+        super().__init__(what, ended)
+        self.finished = threading.Event()
+        self.waiter: _Waiter | None = None
 
     def _wake(self) -> None:
         waiter = self.waiter
@@ -314,9 +313,7 @@ class ThreadBackground(Background):
 
     def join(self, seconds: float | None = None) -> bool:
         """Wait at most `seconds` (None: no bound) for the script to end. Returns whether it has."""
-        if self.thread is not threading.current_thread():
-            self.thread.join(seconds)
-        return self.ended.is_set()
+        return self.finished.wait(seconds)
 
 
 class _Waiter(threading.Event):
