@@ -184,9 +184,7 @@ class Branch:
             return Answer.RETRY
 
     def _find_out(self, *, commit: bool) -> Script[Answer]:
-        return (
-            yield from self.handle.finish(self.identifier, commit=commit, state=self.state, deadline=self._soon())
-        )
+        return (yield from self.handle.finish(self.identifier, commit=commit, state=self.state, deadline=self._soon()))
 
     def _soon(self) -> float:
         return self.handle.clock.monotonic() + FIND_OUT_S_MAX

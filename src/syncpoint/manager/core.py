@@ -7,7 +7,7 @@ here and in commit.py, recovery.py and operators.py. Not for: threads, asyncio, 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, Protocol
+from typing import Protocol
 
 from syncpoint.errors import (
     AlreadyCommitted,
@@ -25,7 +25,7 @@ from syncpoint.manager import recovery
 from syncpoint.manager.handle import ResourceHandle
 from syncpoint.manager.results import decode_result
 from syncpoint.manager.transaction import Work
-from syncpoint.ports import Clock, Random, Runtime
+from syncpoint.ports import Clock, Random, Runtime, Signal
 from syncpoint.protocol.words import Answer
 from syncpoint.records import Commit, CoordinatorKnown
 from syncpoint.resources.base import Resource
@@ -40,6 +40,8 @@ SETTLED_MAX = 10_000
 
 class Task(Protocol):
     """What `Runtime.spawn` returns."""
+
+    ended: Signal
 
     def stop(self) -> None: ...
 
@@ -89,8 +91,12 @@ class Core:
         """How those came out, for `outcome`; the last SETTLED_MAX."""
         self.failure: SyncpointError | None = None
         self.closing = False
-        self._tasks: list[Any] = []
+        self._tasks: list[Task] = []
         self._shutdown = runtime.signal()
+
+    def __repr__(self) -> str:
+        stopped = f" stopped: {self.failure.message}" if self.failure else ""
+        return f"{self.address}, {len(self.live)} live, over {', '.join(sorted(self.handles))}{stopped}"
 
     # --- start and stop ---------------------------------------------------------------------------------------
 
@@ -123,7 +129,7 @@ class Core:
     def _write_directory(self) -> Script[None]:
         """The forced directory that maps coordinator GUIDs to addresses (A6)."""
         own = self.journal.coordinator
-        if not any(Known.guid == own.raw and Known.address == self.address for Known in self.journal.directory()):
+        if not any(known.guid == own.raw and known.address == self.address for known in self.journal.directory()):
             entry = CoordinatorKnown(guid=own.raw, address=self.address, at_ms=self.clock.wall_ms())
             yield from self.journal.force((entry,))
 
@@ -166,6 +172,8 @@ class Core:
             handle.wake.set()
         for task in self._tasks:
             task.stop()
+        for task in self._tasks:
+            yield Wait(task.ended, wait_s)
         yield from self._close_all()
 
     def _close_all(self) -> Script[None]:

@@ -75,9 +75,7 @@ class ResourceHandle:
         session = yield from self.pool.acquire(deadline)
         try:
             yield from self._refuse_lies(session)
-            contact = Contact(
-                self.journal.coordinator, self.journal.incarnation, self.journal.highest_incarnation()
-            )
+            contact = Contact(self.journal.coordinator, self.journal.incarnation, self.journal.highest_incarnation())
             guid = yield from self.resource.contact(session, contact)
         except ConnectionLost as error:
             session.broken = True
@@ -107,7 +105,8 @@ class ResourceHandle:
             yield from self.journal.force((ResourceKnown(name=self.name, guid=guid.raw),))
         elif known != guid:
             raise WrongResource(
-                f"Resource {self.name!r} ({self.resource.safe_url}) has GUID {guid}, but the journal knows it as {known}.",
+                f"Resource {self.name!r} ({self.resource.safe_url}) has GUID {guid}, "
+                f"but the journal knows it as {known}.",
                 advice="Point the URL at the right database, or give the new database a name of its own.",
             )
 

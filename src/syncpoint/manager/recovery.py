@@ -33,8 +33,7 @@ EXPLANATIONS = {
     Fate.FOREIGN: ("foreign", "Not one of Syncpoint's: it is left alone."),
     Fate.UNKNOWN_COORDINATOR: (
         "unknown-coordinator",
-        "It belongs to another journal; start an application with that journal, or take it over with "
-        "`syncpoint adopt {coordinator}`.",
+        "It belongs to another journal: start an application with that journal, or `syncpoint adopt {coordinator}`.",
     ),
     Fate.LIVE: ("live", "A living process is working on it."),
     Fate.ELSEWHERE: ("elsewhere", "Decided; another living process is finishing it."),
@@ -102,7 +101,7 @@ def _pass(core: Core, handle: ResourceHandle, result: PassResult, deadline: floa
         for entry in commit.branches:
             if entry.guid == guid.raw and entry.read_identifier() not in seen:
                 yield from _finish_decided(core, handle, key, entry, result, deadline)
-    yield from end_what_is_done(core, view)
+    end_what_is_done(core, view)
     yield from _settle_one_phase(core, handle, deadline)
     yield from _clean_evidence(core, handle, view, deadline)
 
@@ -136,9 +135,7 @@ def gather_facts(core: Core, view: View) -> Script[Facts]:
 
 def listed(decisions: Mapping[Key, Commit]) -> dict[Key, frozenset[Identifier]]:
     """Key to the identifiers that its Commit record lists."""
-    return {
-        key: frozenset(entry.read_identifier() for entry in commit.branches) for key, commit in decisions.items()
-    }
+    return {key: frozenset(entry.read_identifier() for entry in commit.branches) for key, commit in decisions.items()}
 
 
 def _finish_found(
@@ -207,14 +204,12 @@ def _took(
         result.aborted += 1
 
 
-def end_what_is_done(core: Core, view: View) -> Script[None]:
+def end_what_is_done(core: Core, view: View) -> None:
     """A record ends when every branch it lists has acknowledged (O28)."""
     for key, identifiers in listed(view.decisions).items():
         if key not in core.live and identifiers <= core.acknowledged.get(key, set()):
             core.journal.note((End(**key_fields(key)),))
             core.acknowledged.pop(key, None)
-    return
-    yield from ()
 
 
 def state_of(view: View, identifier: Identifier) -> bytes:

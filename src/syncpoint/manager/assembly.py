@@ -1,0 +1,112 @@
+"""Put a manager together from what the user wrote: journal and resource URLs, options, real ports.
+
+Not for: reading configuration files (config.py), or anything after construction (core.py). Touches nothing.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from syncpoint.errors import ConfigurationError
+from syncpoint.journal.base import Journal
+from syncpoint.journal.folder import FolderJournal
+from syncpoint.manager.core import Core
+from syncpoint.ports import Clock, Disk, Random, Runtime
+from syncpoint.resources.base import Mode
+from syncpoint.resources.registry import make_resource
+from syncpoint.system import SystemClock, SystemDisk, SystemRandom
+
+ResourceSpec = str | Mapping[str, Any]
+"""A URL, or a table with `url`, `pool_size_max` and the adapter's options."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plan:
+    """Everything a manager was asked to be; a forked child builds its own from the same plan."""
+
+    journal: str
+    resources: Mapping[str, ResourceSpec]
+    scope: str
+    timeout_s: float
+    background: bool
+    clock: Clock
+    random: Random
+    disk: Disk
+
+    @classmethod
+    def of(
+        cls,
+        journal: str | os.PathLike[str],
+        resources: Mapping[str, ResourceSpec],
+        *,
+        scope: str,
+        timeout: float,
+        background: bool,
+        clock: Clock | None,
+        random: Random | None,
+        disk: Disk | None,
+    ) -> Plan:
+        """A plan with the real ports where none is given."""
+        return cls(
+            journal=os.fspath(journal),
+            resources=dict(resources),
+            scope=scope,
+            timeout_s=timeout,
+            background=background,
+            clock=clock or SystemClock(),
+            random=random or SystemRandom(),
+            disk=disk or SystemDisk(),
+        )
+
+    def build(self, runtime: Runtime, mode: Mode) -> Core:
+        """A core, not started. Raises ConfigurationError."""
+        if not self.timeout_s > 0:
+            raise ConfigurationError(f"timeout={self.timeout_s} is no time.", advice="Give seconds, more than 0.")
+        resources, pool_sizes = [], {}
+        for name, spec in self.resources.items():
+            table = dict(spec) if isinstance(spec, Mapping) else {"url": spec}
+            pool_sizes[name] = _pool_size(name, table.pop("pool_size_max", 32))
+            made = make_resource(name, table, mode=mode, clock=self.clock, random=self.random)
+            resources.append(made)
+        return Core(
+            journal=make_journal(self.journal, disk=self.disk, clock=self.clock, random=self.random),
+            resources=resources,
+            runtime=runtime,
+            clock=self.clock,
+            random=self.random,
+            scope=self.scope,
+            timeout_s=self.timeout_s,
+            pool_sizes=pool_sizes,
+            background=self.background,
+            address=self.journal,
+        )
+
+
+def make_journal(spec: str, *, disk: Disk, clock: Clock, random: Random) -> Journal:
+    """The journal that a URL or a path names. Raises ConfigurationError."""
+    scheme, separator, rest = spec.partition("://")
+    if not spec:
+        raise ConfigurationError("No journal is configured.", advice='Give a folder: journal="./syncpoint-journal".')
+    if not separator:
+        return FolderJournal(spec, disk=disk, clock=clock, random=random)
+    if scheme == "file":
+        return FolderJournal(rest, disk=disk, clock=clock, random=random)
+    raise ConfigurationError(
+        f"A journal at {scheme}:// is not known to this version of Syncpoint.",
+        advice='Give a folder: journal="./syncpoint-journal".',
+    )
+
+
+def _pool_size(name: str, value: Any) -> int:
+    try:
+        size = int(value)
+    except (TypeError, ValueError):
+        size = 0
+    if size < 1:
+        raise ConfigurationError(
+            f"pool_size_max of resource {name!r} is {value!r}.", advice="Give a whole number, 1 or more."
+        )
+    return size

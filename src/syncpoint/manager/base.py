@@ -1,0 +1,146 @@
+"""What the blocking and the asyncio transaction have in common: everything that does not wait.
+
+Not for: waiting (sync.py, aio.py), or the manager's insides (core.py).
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Sequence
+from typing import Any, Literal
+
+from syncpoint.errors import ConfigurationError, ConnectionLost, ResourceUnavailable, SyncpointError, TransactionAborted
+from syncpoint.manager.core import Core
+from syncpoint.manager.results import digest_of, encode_result, fingerprint_of
+from syncpoint.manager.transaction import Work
+from syncpoint.protocol.coordinator import Result, State
+from syncpoint.steps import Script, Sleep
+
+Wait = Literal["applied", "decided"]
+RETRY_PAUSE_S_MIN = 0.01
+RETRY_PAUSE_S_MAX = 1.0
+
+
+class BaseTransaction:
+    """A running transaction, as the user's code holds it."""
+
+    def __init__(self, manager: object, work: Work) -> None:
+        self.manager = manager
+        self.work = work
+
+    def __repr__(self) -> str:
+        return repr(self.work)
+
+    @property
+    def id(self) -> str | None:
+        """The user's id, or None."""
+        return self.work.user_id
+
+    @property
+    def transaction(self) -> str:
+        """The transaction id, 32 hexadecimal digits: what the commands and the journal call it."""
+        return str(self.work.key.transaction)
+
+    @property
+    def pending(self) -> frozenset[str]:
+        """After the block: resources whose branch is decided but has not acknowledged yet; recovery goes on with
+        them (O18). Empty when it is committed everywhere."""
+        return self.work.coordinator.pending if self.work.coordinator.state is not State.ABORTED else frozenset()
+
+    def set_rollback_only(self, why: str = "the application asked for it") -> None:
+        """Whatever happens in the rest of the block, abort at its end (O06)."""
+        self.work.check_active()
+        self.work.retryable = False
+        self.work.cancel(f"marked rollback-only: {why}")
+
+    def set_result(self, value: Any) -> None:
+        """Store a value with the commit (C8); `AlreadyCommitted.result` gives it to a resend.
+
+        Raises ResultNotStorable, and the transaction is aborted at the block's end.
+        """
+        self.work.check_active()
+        try:
+            self.work.result = encode_result(value, transaction=self.work.name)
+        except SyncpointError as error:
+            self.work.retryable = False
+            self.work.cancel("its result cannot be stored", error)
+            raise
+
+    def after_commit(self, callback: Callable[[], Any]) -> None:
+        """Call `callback()` once the transaction is decided commit. Not called when it aborts; lost in a crash.
+        An exception in it is logged, never raised: the transaction is committed."""
+        self.work.check_active()
+        self.work.callbacks.append(callback)
+
+    @property
+    def is_committed(self) -> bool:
+        """Whether it is decided commit, and not known to have come out otherwise."""
+        coordinator = self.work.coordinator
+        if coordinator.state is State.COMMITTING:
+            return True
+        return coordinator.state is State.COMMITTED and coordinator.result is Result.COMMITTED
+
+
+def no_decorated_id(user_id: str | None) -> None:
+    """Raises ConfigurationError: a decorator begins a new transaction at each call."""
+    if user_id is not None:
+        raise ConfigurationError(
+            "A decorator with a fixed id would run its function once for ever.",
+            advice="Use manager.run(function, …, id=…).",
+        )
+
+
+def no_nested_id(user_id: str | None) -> None:
+    """Raises ConfigurationError: an inner block is a savepoint of the outer one."""
+    if user_id is not None:
+        raise ConfigurationError(
+            f"A block with id={user_id!r} cannot be nested in another transaction.",
+            advice="Give the id to the outermost block.",
+        )
+
+
+def whoami() -> str:
+    """Who acts, for the journal."""
+    return os.environ.get("SUDO_USER") or os.environ.get("USER") or f"uid {os.getuid()}"
+
+
+def check_wait(wait: str) -> bool:
+    """Whether to wait until the decision is applied. Raises ConfigurationError."""
+    if wait not in ("applied", "decided"):
+        raise ConfigurationError(f"wait={wait!r} is not known.", advice='Use wait="applied" or wait="decided".')
+    return wait == "applied"
+
+
+def request_fingerprint(
+    function: Callable[..., Any], args: Sequence[Any], user_id: str | None, given: bytes | str | None
+) -> bytes:
+    """What tells this request from another one under the same id (O51)."""
+    if given is not None:
+        return digest_of(given)
+    return fingerprint_of(function, args, {}) if user_id is not None else b""
+
+
+def should_retry(core: Core, error: BaseException) -> bool:
+    """Whether `run` may try again: only when it is certain that nothing happened, and it may go better."""
+    if isinstance(error, TransactionAborted):
+        return error.retryable
+    if isinstance(error, ResourceUnavailable | ConnectionLost):
+        return False
+    return any(handle.resource.is_retryable(error) for handle in core.handles.values())
+
+
+def pause(core: Core, tries: int) -> Script[None]:
+    """Before the next try: doubling, jittered."""
+    longest = min(RETRY_PAUSE_S_MAX, RETRY_PAUSE_S_MIN * 2.0**tries)
+    yield Sleep(longest * (0.5 + core.random.fraction() / 2))
+
+
+def explain(work: Work, error: BaseException) -> Script[None]:
+    """To an expired wait's error, add who held what (DESIGN section 3, deadlocks and time)."""
+    for branch in list(work.branches.values()):
+        resource = branch.handle.resource
+        if branch.session is None or not resource.is_retryable(error):
+            continue
+        who = yield from resource.blockers(branch.session)
+        if who:
+            error.add_note(f"Syncpoint: at resource {branch.handle.name!r}: {who}")
