@@ -87,6 +87,9 @@ class SystemDisk:
         return os.stat(path).st_size
 
     def read(self, path: str, offset: int = 0, size_bytes_max: int = -1) -> bytes:
+        held = _holdings.read(path, offset, size_bytes_max)
+        if held is not None:
+            return held
         descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
         try:
             return _read_all(descriptor, offset, size_bytes_max)
@@ -255,6 +258,13 @@ class _Holdings:
         with self._mutex:
             if self._files.get(file.identity) is file:  # else it is the parent's
                 self._let_go(file, position)
+
+    def read(self, path: str, offset: int, size_bytes_max: int) -> bytes | None:
+        """Read a file of the table through its one descriptor; None when it is not in the table."""
+        with self._mutex:
+            identity = _identity_of(path)
+            file = self._files.get(identity) if identity is not None else None
+            return None if file is None else _read_all(file.descriptor, offset, size_bytes_max)
 
     def close(self, descriptor: int) -> None:
         """Close a descriptor of any file, unless that dropped a lock: then park it until the last one goes."""
