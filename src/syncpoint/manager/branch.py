@@ -40,7 +40,7 @@ class Branch:
     def open(self, remaining_ms: int, deadline: float) -> Script[None]:
         """Begin on a session of its own. Raises ResourceUnavailable, SetupRefused, or the driver's error."""
         if self.handle.turn is not None and not self.read_only:
-            yield from self.handle.turn.acquire(deadline)
+            yield from self.handle.turn.acquire(deadline, f"transaction {self.identifier.transaction}")
             self._has_turn = True
         try:
             start = BranchStart(self.identifier, remaining_ms, self.read_only)

@@ -179,7 +179,7 @@ class Core:
     def _close_all(self) -> Script[None]:
         self.closing = True
         for handle in self.handles.values():
-            yield from handle.pool.close()
+            yield from handle.close()
         yield from self.journal.close()
 
     def stop(self, error: SyncpointError) -> None:
@@ -196,7 +196,7 @@ class Core:
             work.ended = True
         self.live.clear()
         for handle in self.handles.values():
-            handle.pool.abandon()
+            handle.abandon()
         self.journal.abandon()
 
     def check_open(self) -> None:

@@ -23,6 +23,7 @@ from syncpoint.steps import Script
 
 BACKOFF_S_MIN = 0.1
 BACKOFF_S_MAX = 5.0
+SERVICE_SESSIONS_MAX = 2
 
 
 class ResourceHandle:
@@ -37,10 +38,13 @@ class ResourceHandle:
         self.clock = clock
         self.random = random
         self.pool = Pool(resource, runtime=runtime, clock=clock, size_max=pool_size_max)
-        self.turn = Turn(runtime, clock) if resource.single_writer else None
+        """For transactions."""
+        self.service = Pool(resource, runtime=runtime, clock=clock, size_max=SERVICE_SESSIONS_MAX)
+        """For recovery: work that waits for in-doubt locks may use up the other pool, and must not keep them in doubt."""
+        self.turn = Turn(runtime, clock, self.name) if resource.single_writer else None
         """First come, first served among writers of a single-writer resource (DESIGN section 3)."""
-        self.contact_gate = Turn(runtime, clock)
-        self.recovery_gate = Turn(runtime, clock)
+        self.contact_gate = Turn(runtime, clock, f"{self.name} (first contact)")
+        self.recovery_gate = Turn(runtime, clock, f"{self.name} (recovery)")
         self.wake = runtime.signal()
         """Set when a recovery pass is wanted now."""
         self.guid: Guid | None = None
@@ -72,7 +76,7 @@ class ResourceHandle:
             self.contact_gate.release()
 
     def _contact(self, deadline: float) -> Script[Guid]:
-        session = yield from self.pool.acquire(deadline)
+        session = yield from self.service.acquire(deadline)
         try:
             yield from self._refuse_lies(session)
             contact = Contact(self.journal.coordinator, self.journal.incarnation, self.journal.highest_incarnation())
@@ -83,7 +87,7 @@ class ResourceHandle:
                 f"The connection to resource {self.name!r} was lost at first contact.", advice="Try again."
             ) from error
         finally:
-            yield from self.pool.release(session)
+            yield from self.service.release(session)
         yield from self._recognise(guid)
         return guid
 
@@ -110,6 +114,16 @@ class ResourceHandle:
                 advice="Point the URL at the right database, or give the new database a name of its own.",
             )
 
+    def close(self) -> Script[None]:
+        """Give every connection back."""
+        yield from self.pool.close()
+        yield from self.service.close()
+
+    def abandon(self) -> None:
+        """In a forked child: forget the parent's connections without touching them."""
+        self.pool.abandon()
+        self.service.abandon()
+
     # --- finishing a branch from any session -----------------------------------------------------------------
 
     def finish(
@@ -119,7 +133,7 @@ class ResourceHandle:
         sake: what could not be done now is RETRY. Without `ask_evidence` a branch not found is simply ABORTED."""
         try:
             yield from self.ensure_ready(deadline)
-            session = yield from self.pool.acquire(deadline)
+            session = yield from self.service.acquire(deadline)
         except SyncpointError as error:
             self.trouble = str(error)
             return Answer.RETRY
@@ -135,7 +149,7 @@ class ResourceHandle:
             self.trouble = f"{type(error).__name__}: {error}"
             return Answer.RETRY
         finally:
-            yield from self.pool.release(session)
+            yield from self.service.release(session)
 
     def _missing(self, session: Session, identifier: Identifier, *, commit: bool, state: bytes) -> Script[Answer]:
         evidence = yield from self.resource.evidence(session, identifier)
@@ -148,7 +162,7 @@ class ResourceHandle:
     def settle(self, identifier: Identifier, deadline: float) -> Script[Answer]:
         """Find out about a one-phase commit whose reply was lost (O20): COMMITTED, ABORTED, HAZARD, or RETRY."""
         try:
-            session = yield from self.pool.acquire(deadline)
+            session = yield from self.service.acquire(deadline)
         except SyncpointError as error:
             self.trouble = str(error)
             return Answer.RETRY
@@ -159,7 +173,7 @@ class ResourceHandle:
             self.trouble = f"{type(error).__name__}: {error}"
             return Answer.RETRY
         finally:
-            yield from self.pool.release(session)
+            yield from self.service.release(session)
         return {
             Evidence.COMMITTED: Answer.COMMITTED,
             Evidence.ABSENT: Answer.ABORTED,

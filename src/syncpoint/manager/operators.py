@@ -242,7 +242,7 @@ def _branch_report(core: Core, handle: ResourceHandle, identifier: Identifier) -
     deadline = core.clock.monotonic() + LOOK_S_MAX
     try:
         scanned = yield from recovery.scan(handle, deadline)
-        session = yield from handle.pool.acquire(deadline)
+        session = yield from handle.service.acquire(deadline)
     except SyncpointError as error:
         return BranchReport(handle.name, str(identifier), "unreachable", "unreachable", str(error))
     try:
@@ -254,7 +254,7 @@ def _branch_report(core: Core, handle: ResourceHandle, identifier: Identifier) -
         session.broken = True
         return BranchReport(handle.name, str(identifier), "unreachable", "unreachable", str(error))
     finally:
-        yield from handle.pool.release(session)
+        yield from handle.service.release(session)
 
 
 def _event(record: AnyRecord | KeyedRecord, where: str) -> TimelineEvent:

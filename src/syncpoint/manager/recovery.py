@@ -108,14 +108,14 @@ def _pass(core: Core, handle: ResourceHandle, result: PassResult, deadline: floa
 
 def scan(handle: ResourceHandle, deadline: float) -> Script[list[Found]]:
     """All prepared branches, or an error: never a part of them (O35)."""
-    session = yield from handle.pool.acquire(deadline)
+    session = yield from handle.service.acquire(deadline)
     try:
         return (yield from handle.resource.scan(session))
     except BaseException:
         session.broken = True
         raise
     finally:
-        yield from handle.pool.release(session)
+        yield from handle.service.release(session)
 
 
 def gather_facts(core: Core, view: View) -> Script[Facts]:
@@ -279,7 +279,7 @@ def _clean_evidence(core: Core, handle: ResourceHandle, view: View, deadline: fl
     own = core.journal.incarnation
     low_water = core.oldest_unfinished(list(view.decisions))
     yield from core.journal.force(())
-    session = yield from handle.pool.acquire(deadline)
+    session = yield from handle.service.acquire(deadline)
     try:
         for after in (Attempt(Incarnation(0), 0), Attempt(own, 0)):
             while core.clock.monotonic() < deadline:
@@ -302,4 +302,4 @@ def _clean_evidence(core: Core, handle: ResourceHandle, view: View, deadline: fl
         session.broken = True
         raise
     finally:
-        yield from handle.pool.release(session)
+        yield from handle.service.release(session)
