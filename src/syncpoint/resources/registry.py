@@ -42,7 +42,7 @@ _SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*):")
 
 
 def make_resource(
-    name: str, url_or_table: str | Mapping[str, str], *, mode: Mode, clock: Clock, random: Random
+    name: str, url_or_table: str | Mapping[str, object], *, mode: Mode, clock: Clock, random: Random
 ) -> Resource:
     """Make the resource that a URL names; touches no database.
 
@@ -54,6 +54,7 @@ def make_resource(
     check_name(name)
     url, options = _split(name, url_or_table)
     check_options(name, url, options)
+    options.pop(POOL_SIZE_MAX, None)  # the manager's, not the adapter's
     scheme = _scheme(name, url)
     adapter = _load(scheme)
     try:
@@ -96,10 +97,10 @@ def known_schemes() -> list[str]:
     return sorted({*_OWN, *(point.name for point in entry_points(group=ENTRY_POINT_GROUP))})
 
 
-def _split(name: str, url_or_table: str | Mapping[str, str]) -> tuple[str, dict[str, str]]:
+def _split(name: str, url_or_table: str | Mapping[str, object]) -> tuple[str, dict[str, str]]:
     if isinstance(url_or_table, str):
         return url_or_table, {}
-    options = {key: str(value) for key, value in url_or_table.items()}
+    options = {key: _text(value) for key, value in url_or_table.items()}
     url = options.pop("url", None)
     if url is None:
         raise ConfigurationError(
@@ -107,6 +108,10 @@ def _split(name: str, url_or_table: str | Mapping[str, str]) -> tuple[str, dict[
             advice='Give a URL, or a table such as {"url": …, "pool_size_max": …}.',
         )
     return url, options
+
+
+def _text(value: object) -> str:
+    return str(value).lower() if isinstance(value, bool) else str(value)
 
 
 def _scheme(name: str, url: str) -> str:

@@ -1,0 +1,43 @@
+"""`syncpoint demo …`: wired lazily, since the demonstrations need servers that nothing else here needs.
+
+Not for: the demonstrations themselves (demo/).
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import Annotated
+
+import typer
+
+from syncpoint.cli.options import JsonOption
+from syncpoint.cli.output import output_of
+from syncpoint.errors import ConfigurationError
+
+__all__ = ["app"]
+
+app = typer.Typer(help="Demonstrations on private servers that come and go with them.", no_args_is_help=True)
+
+
+@app.callback()
+def _group() -> None:
+    """With a callback the group stays a group, though it has one command."""
+
+
+@app.command("transfer")
+def transfer(
+    ctx: typer.Context,
+    seconds: Annotated[float, typer.Option("--seconds", min=1, help="How long to transfer, about.")] = 20,
+    as_json: JsonOption = False,
+) -> None:
+    """Transfers between databases while processes and servers are killed; in the end the books must balance."""
+    output_of(ctx, as_json)
+    try:
+        run = importlib.import_module("syncpoint.demo.transfer").run
+    except ModuleNotFoundError as error:
+        if error.name and error.name.startswith("syncpoint"):
+            raise ConfigurationError("This Syncpoint has no demonstration `transfer`.") from error
+        raise ConfigurationError(
+            f"The demonstration needs the Python module {error.name}.", advice="Run: pip install 'syncpoint[demo]'"
+        ) from error
+    raise typer.Exit(run(seconds=seconds, json=as_json))
