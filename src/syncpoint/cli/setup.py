@@ -5,17 +5,15 @@ Tests put another manager in by replacing `make_manager`. Not for: reading files
 
 from __future__ import annotations
 
-import getpass
-import importlib
 import os
-import socket
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from dataclasses import replace
-from typing import Any, Protocol
+from pathlib import Path
+from typing import Protocol
 
 from syncpoint.config import ResourceSettings, Settings, find_file, load, parse_resource_option
-from syncpoint.errors import ConfigurationError
+from syncpoint.errors import ConfigurationError, JournalRefused
 from syncpoint.manager.reports import (
     HeuristicEntry,
     InDoubtBranch,
@@ -27,7 +25,7 @@ from syncpoint.manager.reports import (
 from syncpoint.resources.base import Resource
 from syncpoint.resources.registry import make_resource
 
-__all__ = ["Manager", "make", "make_manager", "open_manager", "settings_of", "who_am_i"]
+__all__ = ["Manager", "make", "make_manager", "open_manager", "settings_of"]
 
 
 class Manager(Protocol):
@@ -42,14 +40,14 @@ class Manager(Protocol):
     def outcome(self, id: str) -> Outcome: ...
 
     def resolve(
-        self, id: str, *, commit: bool, reason: str, who: str, resource: str | None = None
+        self, id: str, commit: bool, reason: str, who: str = "", resource: str | None = None
     ) -> list[ResolvedBranch]: ...
 
-    def forget(self, id: str, *, who: str) -> int: ...
+    def forget(self, id: str, who: str = "") -> int: ...
 
-    def adopt(self, guid: str, *, address: str = "", who: str) -> None: ...
+    def adopt(self, guid: str, address: str = "", who: str = "") -> None: ...
 
-    def recover(self, wait_seconds: float = 0) -> RecoveryReport: ...
+    def recover(self, wait_seconds: float = 0.0) -> RecoveryReport: ...
 
 
 def settings_of(
@@ -81,20 +79,30 @@ def open_manager(
         raise ConfigurationError(
             f"No resource is configured ({where}).", advice="Write them under [resources], or give --resource name=url."
         )
+    _must_be_there(settings.journal)
     return make_manager(settings)
 
 
 def make_manager(settings: Settings) -> AbstractContextManager[Manager]:
     """A manager that recovers nothing on its own: the commands say when."""
-    facade: Any = importlib.import_module("syncpoint")
-    manager: AbstractContextManager[Manager] = facade.TransactionManager(
-        journal=settings.journal,
-        resources={name: one.table() for name, one in settings.resources.items()},
+    from syncpoint.manager.sync import TransactionManager
+
+    return TransactionManager(
+        settings.journal or "",
+        {name: one.table() for name, one in settings.resources.items()},
         scope=settings.scope,
         timeout=settings.timeout_s,
         background=False,
     )
-    return manager
+
+
+def _must_be_there(journal: str) -> None:
+    """A command looks at a journal that is there. Only an application begins one: here a wrong path must be told."""
+    folder = journal.removeprefix("file://")
+    if "://" not in folder and not Path(folder).exists():
+        raise JournalRefused(
+            f"There is no journal at {folder}.", advice="Name the folder that the application uses; mind where you are."
+        )
 
 
 def make(settings: ResourceSettings) -> Resource:
@@ -102,14 +110,3 @@ def make(settings: ResourceSettings) -> Resource:
     from syncpoint.system import SystemClock, SystemRandom
 
     return make_resource(settings.name, settings.table(), mode="sync", clock=SystemClock(), random=SystemRandom())
-
-
-def who_am_i(given: str | None) -> str:
-    """Who acts, for the journal."""
-    if given:
-        return given
-    try:
-        user = getpass.getuser()
-    except (KeyError, OSError):  # a container's user without a name
-        user = f"user {os.getuid()}"
-    return f"{user}@{socket.gethostname()}"

@@ -129,7 +129,7 @@ def resolve(
             verb = "Commit" if commit else "Roll back"
             what = f"the branch at {resource_name}" if resource_name else "every branch listed above"
             typer.confirm(f"{verb} {what} by hand?", abort=True, err=True)
-        branches = manager.resolve(id, commit=commit, reason=reason, who=setup.who_am_i(who), resource=resource_name)
+        branches = manager.resolve(id, commit=commit, reason=reason, who=who or "", resource=resource_name)
     out.document({"before": report, "resolved": branches, "warning": warning}, lambda: views.resolved(branches))
     if any(branch.answer == "UNREACHABLE" for branch in branches):
         raise typer.Exit(1)
@@ -148,7 +148,7 @@ def forget(
     """Take a transaction's heuristic outcome off the list: someone has looked, and mended the data."""
     out = output_of(ctx, as_json)
     with setup.open_manager(config=config, journal=journal, resources=resource, scope=scope) as manager:
-        count = manager.forget(id, who=setup.who_am_i(who))
+        count = manager.forget(id, who=who or "")
     out.document(
         {"id": id, "forgotten": count},
         lambda: f"Forgotten: {count}." if count else f"No heuristic outcome of {id} is listed; nothing was changed.",
@@ -177,7 +177,7 @@ def adopt(
         )
         typer.confirm("Adopt it?", abort=True, err=True)
     with setup.open_manager(config=config, journal=journal, resources=resource, scope=None) as manager:
-        manager.adopt(guid, address=address, who=setup.who_am_i(who))
+        manager.adopt(guid, address=address, who=who or "")
     out.document(
         {"coordinator": guid, "adopted": True},
         lambda: f"Adopted {guid}. `syncpoint recover` finishes its branches now; so does the next start.",
