@@ -21,7 +21,7 @@ import threading
 import time
 from dataclasses import dataclass, field
 
-from syncpoint.ports import FileLock, OpenFile
+from syncpoint.ports import Clock, Disk, FileLock, OpenFile, Random
 
 FILE_MODE = 0o600
 FOLDER_MODE = 0o700
@@ -30,7 +30,7 @@ LOCK_TRIES_MAX = 16  # each failed try means that the lock file was removed and 
 _WHOLE_FILE = -1  # stands among the positions for a lock on the whole file
 
 
-class SystemClock:
+class SystemClock(Clock):
     """The machine's clocks."""
 
     def monotonic(self) -> float:
@@ -40,7 +40,7 @@ class SystemClock:
         return time.time_ns() // 1_000_000
 
 
-class SystemRandom:
+class SystemRandom(Random):
     """The operating system's random numbers: unpredictable, and never the same in a forked child."""
 
     def bytes(self, size_bytes: int) -> bytes:
@@ -50,7 +50,7 @@ class SystemRandom:
         return (int.from_bytes(os.urandom(8), "big") >> 11) / (1 << 53)
 
 
-class SystemDisk:
+class SystemDisk(Disk):
     """The local file system. See `ports.Disk` for what each call promises; every one may raise OSError."""
 
     def __repr__(self) -> str:
@@ -143,7 +143,7 @@ class SystemDisk:
         return _holdings.lock(path, position)
 
 
-class _AppendFile:
+class _AppendFile(OpenFile):
     """A file opened for appending; used by one thread at a time."""
 
     def __init__(self, path: str, descriptor: int) -> None:
@@ -213,7 +213,7 @@ class _HeldFile:
         return position in self.positions or _WHOLE_FILE in self.positions
 
 
-class _Lock:
+class _Lock(FileLock):
     """One lock of this process. Releasing twice, or in a forked child, does nothing."""
 
     def __init__(self, path: str, file: _HeldFile, position: int) -> None:
