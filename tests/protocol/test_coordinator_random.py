@@ -8,12 +8,12 @@ from __future__ import annotations
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
-from tests.protocol.test_coordinator import PLAIN, WITH_ID, active
 
 from syncpoint.ids import BranchNumber, Guid
 from syncpoint.protocol.coordinator import Decided, Effects, Result, Send, Standing, State, What
 from syncpoint.protocol.words import Answer, Choice
 from syncpoint.records import Abort, Commit
+from tests.protocol.test_coordinator import PLAIN, WITH_ID, active
 
 
 @settings(max_examples=120, stateful_step_count=40, deadline=None)

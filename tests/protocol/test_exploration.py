@@ -16,8 +16,6 @@ from dataclasses import dataclass, replace
 from functools import partial
 
 import pytest
-from tests.protocol import world as world_module
-from tests.protocol.world import Journal, World
 
 from syncpoint.ids import BranchNumber, Identifier
 from syncpoint.protocol import coordinator as coordinator_module
@@ -27,6 +25,8 @@ from syncpoint.protocol.participant import State
 from syncpoint.protocol.recovery import Facts, Fate
 from syncpoint.protocol.words import Choice
 from syncpoint.records import Abort, Commit, Record
+from tests.protocol import world as world_module
+from tests.protocol.world import Journal, World
 
 B1, B2 = BranchNumber(1), BranchNumber(2)
 FINAL = (At.COMMITTED, At.ABORTED)

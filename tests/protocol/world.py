@@ -126,13 +126,18 @@ class ResourceManager:
         self.end(identifier, commit=commit)
         self.alone.add(identifier)
 
+    def hang_up(self) -> None:
+        """The connections of units at work are lost, so the database rolls them back."""
+        for unit in self.units.values():
+            if unit.state is State.WORKING:
+                unit.take(Input.ABORT)
+                unit.take(Input.ABORT_DONE)
+
     def restart(self) -> None:
         """What was only in memory is gone; what was in doubt is in doubt (A7)."""
+        self.hang_up()
         kept = self.table.in_doubt()
         self.table = InDoubtTable()
-        for identifier, unit in self.units.items():
-            if unit.state is State.WORKING:
-                self.units[identifier] = Participant(State.ABORTED)
         for identifier in kept:
             self.units[identifier] = self.table.restore(identifier)
 
@@ -194,6 +199,9 @@ class World:
 
     def begin(self) -> Coordinator:
         self.counter += 1
+        self.requests.clear()  # what an old attempt sent is lost by now
+        for manager in self.managers.values():
+            manager.hang_up()
         self.coordinator = Coordinator(Key(TRANSACTION, self.attempt), COORDINATOR)
         self.identifiers, self.homes = {}, {}
         return self.coordinator
