@@ -1,0 +1,493 @@
+"""The PostgreSQL resource: branches, votes, evidence, recovery (traps: DATABASES.md, PostgreSQL).
+
+    begin                BEGIN, marker, timeouts                                   one packet
+    prepare, it wrote    guard, evidence INSERT, PREPARE TRANSACTION               one packet
+    prepare, unknown     guard, evidence INSERT if an xid is assigned              one packet, then
+                         PREPARE TRANSACTION, or the end of a branch that wrote nothing
+    commit               COMMIT PREPARED                                           alone, or PostgreSQL refuses it
+    commit_one_phase     guard, evidence INSERT if an xid is assigned, COMMIT      one packet
+
+The *guard* is a SELECT that fails unless the branch's marker, set with SET LOCAL at begin, is still there: if the
+transaction's own SQL has ended the branch, nothing after the guard runs. Every command tag is checked (traps 1, 9).
+Nothing is kept in a server session between branches, so PgBouncer in transaction mode works.
+Not for: talking to libpq (postgres_driver.py), the user's connection (postgres_connection.py), the schema
+(postgres_setup.py).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from enum import Enum, auto
+from typing import Any, ClassVar
+
+import psycopg
+from psycopg import pq
+
+from syncpoint.errors import ConnectionLost, SyncpointError
+from syncpoint.ids import Attempt, Guid, Identifier
+from syncpoint.ports import Clock, Random
+from syncpoint.resources import postgres_evidence as records
+from syncpoint.resources import postgres_setup as setup
+from syncpoint.resources.base import (
+    Answer,
+    BranchStart,
+    Choice,
+    Contact,
+    Evidence,
+    Finding,
+    Found,
+    Mode,
+    Resource,
+    Session,
+    Vote,
+)
+from syncpoint.resources.postgres_connection import Watch
+from syncpoint.resources.postgres_driver import (
+    ACTIVE,
+    IDLE,
+    INERROR,
+    LIBPQ_OPTIONS,
+    Address,
+    PostgresSession,
+    Reply,
+    abandon,
+    has_news,
+    make_driver,
+    quoted,
+)
+from syncpoint.steps import Local, Script
+
+IDLE_GRACE_MS = 10_000
+"""How long after the transaction's own timeout the server ends a branch that nobody works on."""
+STATEMENT_GRACE_MS = 250
+"""Statements get so much more than lock waits, so that a lock wait is reported as one."""
+
+RETRYABLE = frozenset(
+    ("40001", "40P01", "55P03", "53200", "53300", "57P01", "57P02", "57P03", "08000", "08003", "08006")
+)
+"""Serialization failure, deadlock, lock timeout, no slot or memory or connection left, server going down, connection
+lost. Not 57014: a statement that took all of the transaction's time will do so again."""
+
+_BUSY = frozenset(("55000", "55P03", "57014", "40001", "40P01", "53100", "53200", "25006"))
+
+
+class Phase(Enum):
+    """How far a branch has come on its session. The middle ones are uncertain until the reply is there."""
+
+    WORKING = auto()
+    PREPARING = auto()
+    PREPARED = auto()
+    COMMITTING = auto()
+
+
+@dataclass(slots=True)
+class Branch:
+    """The branch on a session."""
+
+    identifier: Identifier
+    gid: str
+    read_only: bool
+    watch: Watch
+    connection: Any
+    phase: Phase = Phase.WORKING
+
+
+class PostgresResource(Resource):
+    """PostgreSQL 15 and later through psycopg 3; URL `postgresql://user:password@host:port/database?option=…`."""
+
+    scheme: ClassVar[str] = "postgresql"
+    option_names: ClassVar[frozenset[str]] = LIBPQ_OPTIONS
+
+    def __init__(
+        self, name: str, url: str, options: Mapping[str, str], *, mode: Mode, clock: Clock, random: Random
+    ) -> None:
+        super().__init__(name, url, options, mode=mode, clock=clock, random=random)
+        self._address = Address(name, url, options)
+        self._driver = make_driver(mode, name, self._address)
+
+    @property
+    def safe_url(self) -> str:
+        return self._address.safe_url
+
+    # --- connections -------------------------------------------------------------------------------------------
+
+    def open(self) -> Script[Session]:
+        session: PostgresSession = yield self._driver.open()
+        session.opened_at = self.clock.monotonic()
+        return session
+
+    def close(self, session: Session) -> Script[None]:
+        mine = _mine(session)
+        self._end(mine)
+        yield Local(mine.pgconn.finish, "disconnect")
+
+    def abandon(self, session: Session) -> None:
+        mine = _mine(session)
+        self._end(mine)
+        mine.broken = True
+        abandon(mine.pgconn)
+
+    def is_usable(self, session: Session) -> bool:
+        mine = _mine(session)
+        return super().is_usable(session) and mine.branch is None and not mine.tainted and not has_news(mine.pgconn)
+
+    # --- set-up ------------------------------------------------------------------------------------------------
+
+    def init_statements(self) -> Sequence[str]:
+        return (*setup.STATEMENTS, setup.GRANTS)
+
+    def initialise(self, session: Session) -> Script[None]:
+        yield from setup.initialise(self._driver, _mine(session))
+
+    def inspect(self, session: Session) -> Script[list[Finding]]:
+        return (yield from setup.inspect(self._driver, _mine(session)))
+
+    def contact(self, session: Session, contact: Contact) -> Script[Guid]:
+        return (yield from setup.contact(self._driver, _mine(session), contact))
+
+    # --- a branch's life ---------------------------------------------------------------------------------------
+
+    def begin(self, session: Session, start: BranchStart) -> Script[None]:
+        mine = _mine(session)
+        assert mine.branch is None, f"{mine.branch} is on this session already"
+        gid = start.identifier.to_gid()
+        lock_ms = max(1, start.remaining_ms)
+        # SET LOCAL only, and no query: the transaction's own SET TRANSACTION ISOLATION LEVEL must still be allowed.
+        sql = (
+            f"BEGIN{' READ ONLY' if start.read_only else ''}; SET LOCAL syncpoint.branch = '{gid}'; "
+            f"SET LOCAL lock_timeout = {lock_ms}; SET LOCAL statement_timeout = {lock_ms + STATEMENT_GRACE_MS}; "
+            f"SET LOCAL idle_in_transaction_session_timeout = {lock_ms + IDLE_GRACE_MS}"
+        )
+        reply: Reply = yield self._driver.query(mine, sql, "BEGIN")
+        if reply.error is not None:
+            mine.broken = True
+            raise reply.error
+        watch = Watch(mine, self.name, str(start.identifier.key))
+        connection = self._driver.connection(mine, watch)
+        mine.branch = Branch(start.identifier, gid, start.read_only, watch, connection)
+        mine.identifier = start.identifier
+        mine.waited_for = None
+
+    def connection(self, session: Session) -> Any:
+        return _branch(session).connection
+
+    def savepoint(self, session: Session, name: str) -> Script[None]:
+        reply: Reply = yield self._driver.query(_mine(session), f"SAVEPOINT {quoted(name)}", "SAVEPOINT")
+        _raise_error(reply)
+
+    def release_savepoint(self, session: Session, name: str) -> Script[None]:
+        sql = f"RELEASE SAVEPOINT {quoted(name)}"
+        reply: Reply = yield self._driver.query(_mine(session), sql, "RELEASE SAVEPOINT")
+        _raise_error(reply)
+
+    def rollback_to_savepoint(self, session: Session, name: str) -> Script[None]:
+        sql = f"ROLLBACK TO SAVEPOINT {quoted(name)}"
+        reply: Reply = yield self._driver.query(_mine(session), sql, "ROLLBACK TO SAVEPOINT")
+        _raise_error(reply)
+
+    def wrote(self, session: Session) -> Script[bool | None]:
+        mine, branch = _mine(session), _branch(session)
+        if branch.read_only or branch.watch.wrote:
+            return not branch.read_only
+        if self._refusal(mine) is not None:
+            return None  # prepare will say why
+        reply: Reply = yield self._driver.query(mine, f"SELECT {records.XID_ASSIGNED}", "ask whether it wrote")
+        _raise_error(reply)
+        branch.watch.wrote = reply.rows(0)[0][0] == "t"
+        return branch.watch.wrote
+
+    # --- votes -------------------------------------------------------------------------------------------------
+
+    def prepare(self, session: Session) -> Script[Vote]:
+        mine, branch = _mine(session), _branch(session)
+        refusal = self._refusal(mine)
+        if refusal is not None:
+            yield from self._drop(mine)
+            return refusal
+        if branch.read_only:
+            return (yield from self._release(mine, serializable=True))
+        if branch.watch.wrote:
+            branch.phase = Phase.PREPARING
+            sql = f"{records.guard(branch.gid)}; {records.insert(branch.identifier)}; {_prepare(branch)}"
+            reply: Reply = yield self._driver.query(mine, sql, "evidence and PREPARE TRANSACTION")
+            return (yield from self._count(mine, reply))
+        sql = f"{records.guard(branch.gid)}; {records.insert_if_wrote(branch.identifier)}"
+        reply = yield self._driver.query(mine, sql, "evidence, if it wrote")
+        seen = records.Guarded(reply)
+        if seen.wrote_nothing:  # trap 5: it would take a slot for nothing
+            return (yield from self._release(mine, serializable=seen.serializable))
+        if reply.error is not None:
+            return (yield from self._count(mine, reply))
+        branch.phase = Phase.PREPARING
+        reply = yield self._driver.query(mine, _prepare(branch), "PREPARE TRANSACTION")
+        return (yield from self._count(mine, reply))
+
+    def _count(self, session: PostgresSession, reply: Reply) -> Script[Vote]:
+        """The vote that the reply to PREPARE amounts to."""
+        if reply.tag == b"PREPARE TRANSACTION":
+            _branch(session).phase = Phase.PREPARED
+            return Vote(Choice.YES)
+        vote = self._no(reply)
+        yield from self._drop(session)
+        return vote
+
+    def _release(self, session: PostgresSession, *, serializable: bool) -> Script[Vote]:
+        """End a branch that wrote nothing. A serializable one must commit: only then was what it read consistent."""
+        branch = _branch(session)
+        if serializable:
+            sql = f"{records.guard(branch.gid)}; COMMIT"
+            reply: Reply = yield self._driver.query(session, sql, "COMMIT of a branch that wrote nothing")
+            if reply.tag != b"COMMIT":
+                vote = self._no(reply)
+                yield from self._drop(session)
+                return vote
+        yield from self._drop(session)
+        return Vote(Choice.READ_ONLY)
+
+    def _refusal(self, session: PostgresSession) -> Vote | None:
+        """The no vote that can be told without asking the server."""
+        branch = _branch(session)
+        error = branch.watch.error
+        if session.lost:
+            return Vote(Choice.NO, reason="its connection was lost before it was asked", retryable=True, error=error)
+        if branch.watch.ended_by:
+            return Vote(Choice.NO, reason=_ended(branch.watch.ended_by))
+        if session.status == INERROR:  # trap 1
+            why = "one of its statements failed, and the rest of the branch with it"
+            return Vote(Choice.NO, reason=why, retryable=error is not None and self.is_retryable(error), error=error)
+        if session.status == ACTIVE or session.pgconn.pipeline_status != pq.PipelineStatus.OFF:
+            return Vote(Choice.NO, reason="a COPY, a stream or a pipeline is still open on its connection")
+        return None
+
+    def _no(self, reply: Reply) -> Vote:
+        error = reply.error
+        if error is None:  # traps 1 and 9: it returned normally after rolling back
+            tag = reply.tag.decode() or "nothing"
+            return Vote(Choice.NO, reason=f"the transaction had failed before: PostgreSQL answered {tag}")
+        if records.marker_missing(reply):
+            return Vote(Choice.NO, reason=_ended("SQL text"), error=error)
+        why = _REASONS.get(reply.code, "")
+        said = error.diag.message_primary or str(error)
+        return Vote(
+            Choice.NO, reason=f"{said}{f' ({why})' if why else ''}", retryable=self.is_retryable(error), error=error
+        )
+
+    def _drop(self, session: PostgresSession) -> Script[None]:
+        """Make sure that nothing of a branch that never prepared is left, and end it."""
+        in_transaction = session.status not in (IDLE, ACTIVE)
+        if session.lost or session.status == ACTIVE or session.pgconn.pipeline_status != pq.PipelineStatus.OFF:
+            session.broken = True
+            session.pgconn.finish()  # the server rolls back
+        elif in_transaction:
+            try:
+                yield self._driver.query(session, "ROLLBACK", "ROLLBACK")
+            except ConnectionLost:
+                session.broken = True  # the server rolls back
+        self._end(session)
+
+    def _end(self, session: PostgresSession) -> None:
+        """The branch has ended: its connection object can do no more."""
+        branch, session.branch = session.branch, None
+        session.identifier = None
+        if branch is not None:
+            branch.watch.over = True
+            session.tainted = session.tainted or branch.watch.taints
+            error, branch.watch.error = branch.watch.error, None
+            session.waited_for = error if isinstance(error, psycopg.Error) and records.is_lock_wait(error) else None
+
+    # --- outcomes ----------------------------------------------------------------------------------------------
+
+    def commit(self, session: Session) -> Script[Answer]:
+        mine, branch = _mine(session), _branch(session)
+        assert branch.phase is Phase.PREPARED, f"commit of a branch that is {branch.phase.name}"
+        answer = yield from self._finish(mine, branch.gid, commit=True)
+        if answer is Answer.COMMITTED:
+            self._end(mine)
+        return answer
+
+    def commit_one_phase(self, session: Session) -> Script[Vote | Answer]:
+        mine, branch = _mine(session), _branch(session)
+        refusal = self._refusal(mine)
+        if refusal is not None:
+            yield from self._drop(mine)
+            return refusal
+        wrote = branch.watch.wrote
+        evidence = records.insert if wrote else records.insert_if_wrote
+        middle = "" if branch.read_only else f"{evidence(branch.identifier)}; "
+        branch.phase = Phase.COMMITTING
+        sql = f"{records.guard(branch.gid)}; {middle}COMMIT"
+        reply: Reply = yield self._driver.query(mine, sql, "evidence and COMMIT")
+        seen = records.Guarded(reply)
+        if reply.tag == b"COMMIT":  # trap 9
+            self._end(mine)
+            return Vote(Choice.READ_ONLY) if seen.wrote_nothing and not wrote else Answer.COMMITTED
+        vote = Vote(Choice.READ_ONLY) if seen.wrote_nothing and reply.code == "25006" else self._no(reply)
+        yield from self._drop(mine)
+        return vote
+
+    def abort(self, session: Session) -> Script[Answer]:
+        mine = _mine(session)
+        branch = mine.branch
+        if branch is None:
+            return Answer.ABORTED
+        if mine.lost or (branch.phase is not Phase.WORKING and mine.status == ACTIVE):
+            mine.broken = True
+            raise ConnectionLost(f"The connection of the branch {branch.identifier} was lost before it was aborted.")
+        if branch.phase is Phase.WORKING or mine.status != IDLE:
+            ended_by = branch.watch.ended_by
+            yield from self._drop(mine)
+            return _ALONE.get(ended_by, Answer.ABORTED)
+        if branch.phase is Phase.COMMITTING:
+            return Answer.NOT_FOUND  # interrupted in its one-phase commit: `settle` finds out
+        answer = yield from self._finish(mine, branch.gid, commit=False)
+        if answer is Answer.NOT_FOUND and branch.phase is Phase.PREPARING:
+            # Its own server session is idle, so its PREPARE is not under way any more: it has failed (O16).
+            answer = Answer.ABORTED
+        if answer is Answer.ABORTED:
+            self._end(mine)
+        return answer
+
+    # --- finding out and finishing -----------------------------------------------------------------------------
+
+    def scan(self, session: Session) -> Script[list[Found]]:
+        mine = _mine(session)
+        reply: Reply = yield self._driver.query(mine, records.SCAN, "list prepared branches")
+        _raise_error(reply)
+        if reply.rows(0)[0][0] == "t":
+            raise SyncpointError(
+                f"The resource {self.name!r} ({self.safe_url}) is a standby, which does not list prepared branches.",
+                advice="Point its URL at the primary, for example with ?target_session_attrs=read-write.",
+            )
+        return [records.found(row) for row in reply.rows(1)]
+
+    def finish(self, session: Session, identifier: Identifier, *, commit: bool, state: bytes) -> Script[Answer]:
+        return (yield from self._finish(_mine(session), identifier.to_gid(), commit=commit))
+
+    def _finish(self, session: PostgresSession, gid: str, *, commit: bool) -> Script[Answer]:
+        verb = "COMMIT PREPARED" if commit else "ROLLBACK PREPARED"
+        reply: Reply = yield self._driver.query(session, f"{verb} '{gid}'", verb)
+        if reply.code == setup.DENIED:
+            as_owner = yield from self._finish_as_owner(session, gid, verb, reply)
+            if as_owner is None:
+                return Answer.NOT_FOUND
+            reply = as_owner
+        if reply.error is None:
+            assert reply.tag == verb.encode(), f"{verb} answered {reply!r}"
+            return Answer.COMMITTED if commit else Answer.ABORTED
+        if reply.code == "42704":
+            return Answer.NOT_FOUND
+        if reply.code in _BUSY:
+            return Answer.RETRY
+        if reply.code == "0A000":
+            raise SyncpointError(
+                f"The branch {gid} is prepared in another database of the server of {self.name!r}.",
+                advice=f"Point the URL of {self.name!r} at that database.",
+            ) from reply.error
+        raise reply.error
+
+    def _finish_as_owner(self, session: PostgresSession, gid: str, verb: str, denied: Reply) -> Script[Reply | None]:
+        """Trap 11: a member of the role that prepared a branch can finish it only after SET ROLE. None: it is gone."""
+        reply: Reply = yield self._driver.query(session, records.owner(gid), "ask who prepared it")
+        _raise_error(reply)
+        if not reply.rows(0):
+            return None
+        owner, user, member = reply.rows(0)[0]
+        if member != "t":
+            raise SyncpointError(
+                f"The branch {gid} in the resource {self.name!r} was prepared by the role {owner}; "
+                f"{user} may not finish it.",
+                advice=f"Run once, as somebody who may: GRANT {owner} TO {user};",
+            ) from denied.error
+        reply = yield self._driver.query(session, f"SET ROLE {owner}", "SET ROLE")
+        _raise_error(reply)
+        answer: Reply = yield self._driver.query(session, f"{verb} '{gid}'", f"{verb} as its owner")
+        reply = yield self._driver.query(session, "RESET ROLE", "RESET ROLE")
+        session.broken = session.broken or reply.error is not None
+        return answer
+
+    def evidence(self, session: Session, identifier: Identifier) -> Script[Evidence]:
+        reply: Reply = yield self._driver.query(_mine(session), records.look(identifier), "look for evidence")
+        return records.judge(reply)
+
+    def settle(self, session: Session, identifier: Identifier) -> Script[Evidence]:
+        reply: Reply = yield self._driver.query(_mine(session), records.bar(identifier), "write barring evidence")
+        return records.judge(reply)
+
+    def evidence_attempts(
+        self, session: Session, coordinator: Guid, after: Attempt, limit: int
+    ) -> Script[list[Attempt]]:
+        sql = records.attempts(coordinator, after, limit)
+        reply: Reply = yield self._driver.query(_mine(session), sql, "list evidence")
+        _raise_error(reply)
+        return [records.attempt(row) for row in reply.rows(0)]
+
+    def drop_evidence(self, session: Session, coordinator: Guid, attempts: Sequence[Attempt]) -> Script[int]:
+        if not attempts:
+            return 0
+        reply: Reply = yield self._driver.query(_mine(session), records.drop(coordinator, attempts), "drop evidence")
+        _raise_error(reply)
+        return int(reply.tag.rpartition(b" ")[2])
+
+    # --- what errors mean --------------------------------------------------------------------------------------
+
+    def is_retryable(self, error: BaseException) -> bool:
+        if not isinstance(error, psycopg.Error):
+            return False
+        if error.sqlstate is None:  # psycopg's own word for a lost connection
+            return isinstance(error, psycopg.OperationalError)
+        return error.sqlstate in RETRYABLE
+
+    def blockers(self, session: Session) -> Script[str]:
+        mine = _mine(session)
+        error = mine.waited_for or (mine.branch.watch.error if mine.branch is not None else None)
+        relation = records.waited_relation(error)
+        if relation is None or mine.broken or mine.lost or mine.status != IDLE:
+            return ""
+        try:
+            reply: Reply = yield self._driver.query(mine, records.holders(relation), "ask who holds the lock")
+        except ConnectionLost:
+            return ""
+        return "; ".join(row[0] or "" for row in reply.rows(0))
+
+
+_REASONS: Mapping[str, str] = {
+    "42710": "another branch with this identifier is in doubt in this server",  # A2, A4
+    "23505": "evidence of this branch is there already",
+    "55000": "set max_prepared_transactions, see `syncpoint doctor`",
+    "53200": "raise max_prepared_transactions, see `syncpoint doctor`",
+    "42501": "see `syncpoint doctor` for the rights that Syncpoint needs",
+    "25006": "it wrote, and was made read-only afterwards",
+}
+
+_ALONE: Mapping[str, Answer] = {
+    "COMMIT": Answer.HEURISTIC_COMMIT,
+    "PREPARE TRANSACTION": Answer.HEURISTIC_HAZARD,
+    "SQL text": Answer.HEURISTIC_HAZARD,
+}
+"""What aborting a branch comes to that the transaction's own SQL has ended before."""
+
+
+def _ended(how: str) -> str:
+    kept = "" if how == "ROLLBACK" else "; what it did until then is not undone"
+    return f"the branch was ended by {how} behind the transaction's back{kept}"
+
+
+def _prepare(branch: Branch) -> str:
+    return f"PREPARE TRANSACTION '{branch.gid}'"
+
+
+def _mine(session: Session) -> PostgresSession:
+    assert isinstance(session, PostgresSession), f"not a session of this adapter: {session!r}"
+    return session
+
+
+def _branch(session: Session) -> Branch:
+    branch = _mine(session).branch
+    assert branch is not None, "no branch is on this session"
+    return branch
+
+
+def _raise_error(reply: Reply) -> None:
+    if reply.error is not None:
+        raise reply.error
