@@ -300,37 +300,37 @@ def _no_aborts(self: World, found: list[Identifier], facts: Facts) -> None:
     """Certainty before presumed abort, forgotten: a Commit on its way may still land."""
 
 
-def test_exploration_misses_first_writer_wins(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_exploration_fails_without_first_writer_wins(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Journal, "append", _accept_all)
     with pytest.raises(AssertionError, match=TORN):
         explore(Scope("mutant", own_disk=False))
 
 
-def test_exploration_misses_the_abort_that_settles_a_lost_verdict(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_exploration_fails_without_the_abort_that_settles_a_lost_verdict(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Coordinator, "force_lost", _assume_lost)
     with pytest.raises(AssertionError, match=TORN):
         explore(Scope("mutant", own_disk=False))
 
 
-def test_exploration_misses_presumed_abort(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_exploration_fails_without_presumed_abort(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(world_module, "fate_of", _presume_commit)
     with pytest.raises(AssertionError, match=TORN):
         explore(Scope("mutant"))
 
 
-def test_exploration_misses_the_abort_that_recovery_writes(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_exploration_fails_without_the_abort_that_recovery_writes(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(World, "_write_aborts", _no_aborts)
     with pytest.raises(AssertionError, match="decided, yet aborted"):
         explore(Scope("mutant", own_disk=False))
 
 
-def test_exploration_misses_telling_a_lost_voter(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_exploration_fails_without_telling_a_lost_voter(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Coordinator, "_to_abort", _tell_only_yes)
     with pytest.raises(AssertionError, match="told aborted"):
         explore(Scope("mutant"))
 
 
-def test_exploration_misses_the_judgement_of_answers(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_exploration_fails_without_the_judgement_of_answers(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(coordinator_module, "judge", lambda *_args, **_kwargs: None)
     with pytest.raises(AssertionError, match=TORN):
         explore(Scope("mutant"))
