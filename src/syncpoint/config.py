@@ -119,7 +119,7 @@ def parse_resource_option(text: str) -> ResourceSettings:
     name, separator, url = text.partition("=")
     if not separator or not url or "://" in name:
         raise ConfigurationError(
-            f"{hide_secrets(text)!r} is not of the form name=url.",
+            "What is given for a resource is not of the form name=url.",  # not shown: it may hold a password
             advice="Write for example: --resource bank=postgresql://localhost/bank",
         )
     check_name(name)

@@ -32,7 +32,9 @@ UrlsArgument = Annotated[
         metavar="[URL|NAME=URL|NAME]...", help="Which databases; else all configured ones.", show_default=False
     ),
 ]
-_NAMED_URL = re.compile(r"[A-Za-z0-9_-]+=[A-Za-z]")
+_NAMED_NAME = re.compile(r"[A-Za-z0-9_-]+\Z")
+_URL = re.compile(r"[A-Za-z0-9_-]+=[A-Za-z]")
+_NAME = re.compile(r"[A-Za-z0-9_-]+\Z")
 _URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*:")
 
 
@@ -111,8 +113,9 @@ def _one(text: str, number: int, named: dict[str, ResourceSettings]) -> Resource
         return ResourceSettings(name=f"database-{number}", url=text)
     if text in named:
         return named[text]
+    shown = repr(text) if _NAME.match(text) else "What is given"  # anything else may hold a password
     raise ConfigurationError(
-        f"{text!r} is neither a URL nor a configured resource.",
+        f"{shown} is neither a URL nor a configured resource.",
         advice=f"Configured: {', '.join(named) or 'none'}. A URL begins with a scheme, such as postgresql://",
     )
 
