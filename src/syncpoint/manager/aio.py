@@ -23,7 +23,6 @@ from syncpoint.manager.base import (
     BaseTransaction,
     Wait,
     check_wait,
-    explain,
     no_decorated_id,
     no_nested_id,
     pause,
@@ -306,9 +305,7 @@ class AsyncTransactionManager:
         work = transaction.work
         if work.ended:
             return
-        if isinstance(error, Exception):
-            await self._run(explain(work, error))
-        await self._run(commit.abort(work, f"{type(error).__name__} in the block: {error}"))
+        await self._run(commit.abort(work, f"{type(error).__name__} in the block: {error}", error))
 
     async def _after_commit(self, callbacks: list[Callable[[], Any]]) -> None:
         for callback in callbacks:

@@ -133,14 +133,3 @@ def pause(core: Core, tries: int) -> Script[None]:
     """Before the next try: doubling, jittered."""
     longest = min(RETRY_PAUSE_S_MAX, RETRY_PAUSE_S_MIN * 2.0**tries)
     yield Sleep(longest * (0.5 + core.random.fraction() / 2))
-
-
-def explain(work: Work, error: BaseException) -> Script[None]:
-    """To an expired wait's error, add who held what (DESIGN section 3, deadlocks and time)."""
-    for branch in list(work.branches.values()):
-        resource = branch.handle.resource
-        if branch.session is None or not resource.is_retryable(error):
-            continue
-        who = yield from resource.blockers(branch.session)
-        if who:
-            error.add_note(f"Syncpoint: at resource {branch.handle.name!r}: {who}")

@@ -123,12 +123,16 @@ class Branch:
         yield from self._ended(answer)
         return answer
 
-    def abort(self) -> Script[Answer]:
-        """Roll back, whatever was reached. A vote that may still become durable is left to recovery's scans (O42)."""
+    def abort(self, error: BaseException | None) -> Script[Answer]:
+        """Roll back, whatever was reached. A vote that may still become durable is left to recovery's scans (O42).
+
+        To `error`, if it is a wait's here, a note is added that names who held what.
+        """
         voted = self.participant.state in (State.PREPARING, State.IN_DOUBT)
         vote_unknown = self.participant.state is State.PREPARING
         self.participant.take(Input.ABORT)
         answer = yield from self._on_own_session(commit=False)
+        yield from self._explain(error)
         if answer in (Answer.NOT_FOUND, Answer.RETRY):
             yield from self._discard_session()  # without a vote, closing rolls back
             answer = (yield from self._find_out(commit=False)) if voted else Answer.ABORTED
@@ -182,6 +186,14 @@ class Branch:
             self.session.broken = True
             self.handle.trouble = f"{type(error).__name__}: {error}"
             return Answer.RETRY
+
+    def _explain(self, error: BaseException | None) -> Script[None]:
+        resource = self.handle.resource
+        if error is None or self.session is None or self.session.broken or not resource.is_retryable(error):
+            return
+        who = yield from resource.blockers(self.session)
+        if who:
+            error.add_note(f"At resource {self.handle.name!r}: {who}")
 
     def _find_out(self, *, commit: bool) -> Script[Answer]:
         return (yield from self.handle.finish(self.identifier, commit=commit, state=self.state, deadline=self._soon()))

@@ -52,8 +52,12 @@ def commit(work: Work) -> Script[None]:
     conclude(work)
 
 
-def abort(work: Work, why: str) -> Script[None]:
-    """Abort it: nothing of it stays anywhere. Never raises for a database's sake."""
+def abort(work: Work, why: str, error: BaseException | None = None) -> Script[None]:
+    """Abort it: nothing of it stays anywhere. Never raises for a database's sake.
+
+    To `error`, if it is that of an expired wait, a note is added that names who held what (DESIGN section 3).
+    """
+    work.error = work.error or error
     if work.coordinator.state is State.ACTIVE:
         yield from _carry_out(work, work.coordinator.abort(why))
     yield from finish(work)
@@ -170,7 +174,7 @@ def _tell(work: Work, send: Send, branch: Branch) -> Script[Event]:
     elif send.what is What.COMMIT:
         answer = yield from branch.commit()
     elif send.what is What.ABORT:
-        answer = yield from branch.abort()
+        answer = yield from branch.abort(work.error)
     else:
         answer = yield from branch.release()
     return lambda: coordinator.answered(number, answer)

@@ -40,7 +40,7 @@ class ResourceHandle:
         self.pool = Pool(resource, runtime=runtime, clock=clock, size_max=pool_size_max)
         """For transactions."""
         self.service = Pool(resource, runtime=runtime, clock=clock, size_max=SERVICE_SESSIONS_MAX)
-        """For recovery: work that waits for in-doubt locks may use up the other pool, and must not keep them in doubt."""
+        """For recovery: work that waits for in-doubt locks may use up the other pool, and must not keep them so."""
         self.turn = Turn(runtime, clock, self.name) if resource.single_writer else None
         """First come, first served among writers of a single-writer resource (DESIGN section 3)."""
         self.contact_gate = Turn(runtime, clock, f"{self.name} (first contact)")

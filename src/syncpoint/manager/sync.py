@@ -26,7 +26,6 @@ from syncpoint.manager.base import (
     BaseTransaction,
     Wait,
     check_wait,
-    explain,
     no_decorated_id,
     no_nested_id,
     pause,
@@ -315,9 +314,7 @@ class TransactionManager:
         work = transaction.work
         if work.ended:
             return
-        if isinstance(error, Exception):
-            self._run(explain(work, error))
-        self._run(commit.abort(work, f"{type(error).__name__} in the block: {error}"))
+        self._run(commit.abort(work, f"{type(error).__name__} in the block: {error}", error))
 
     def _after_commit(self, callbacks: list[Callable[[], Any]]) -> None:
         for callback in callbacks:
