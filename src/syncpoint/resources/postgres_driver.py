@@ -9,6 +9,7 @@ event loop; that choice is all in which the two drivers differ. An error of the 
 from __future__ import annotations
 
 import os
+import select
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from functools import partial
@@ -292,12 +293,12 @@ def abandon(pgconn: PGconn) -> None:
 
 
 def has_news(pgconn: PGconn) -> bool:
-    """Whether an idle connection turned out dead, or busy, as far as the client can see without a round trip."""
-    try:
-        pgconn.consume_input()
-    except psycopg.Error:
+    """Whether an idle connection is not idle, or has something to read, which is mostly the server's farewell."""
+    if pgconn.status != pq.ConnStatus.OK or pgconn.transaction_status != IDLE:
         return True
-    return pgconn.status != pq.ConnStatus.OK or pgconn.transaction_status != IDLE
+    poll = select.poll()
+    poll.register(pgconn.socket, select.POLLIN)
+    return bool(poll.poll(0))
 
 
 # --- addresses -------------------------------------------------------------------------------------------------
