@@ -5,7 +5,7 @@ Not for: choosing points or crashing; tests do that through a runner's `observer
 
 from __future__ import annotations
 
-from types import GeneratorType
+from types import FrameType, GeneratorType
 from typing import Any, NamedTuple
 
 from syncpoint.steps import Script
@@ -20,6 +20,8 @@ class StepPoint(NamedTuple):
     """Qualified name: `PostgresResource.prepare`."""
     line: int
     """Line of the statement that yields, counted from 1."""
+    callers: tuple[tuple[str, int], ...] = ()
+    """(file, line) of every `yield from` on the way here, outermost first."""
 
     def __str__(self) -> str:
         return f"{self.file}:{self.line} {self.function}"
@@ -28,11 +30,18 @@ class StepPoint(NamedTuple):
 def point_of(script: Script[Any]) -> StepPoint:
     """The point at which a suspended script stands. It must be a generator that has yielded and not ended."""
     inner = _generator(script)
+    callers = []
     while isinstance(inner.gi_yieldfrom, GeneratorType):
+        callers.append((inner.gi_code.co_filename, _frame(inner).f_lineno))
         inner = inner.gi_yieldfrom
-    frame = inner.gi_frame
-    assert frame is not None, f"{inner!r} has ended; it stands nowhere"
-    return StepPoint(frame.f_code.co_filename, frame.f_code.co_qualname, frame.f_lineno)
+    frame = _frame(inner)
+    return StepPoint(frame.f_code.co_filename, frame.f_code.co_qualname, frame.f_lineno, tuple(callers))
+
+
+def _frame(generator: GeneratorType[Any, Any, Any]) -> FrameType:
+    frame = generator.gi_frame
+    assert frame is not None, f"{generator!r} has ended; it stands nowhere"
+    return frame
 
 
 def has_ended(script: Script[Any]) -> bool:
