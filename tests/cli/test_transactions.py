@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from syncpoint.errors import JournalRefused, TransactionRunning
-from syncpoint.manager.reports import OutcomeState, RecoveryReport
+from syncpoint.manager.reports import InDoubtBranch, OutcomeState, RecoveryReport
 from tests.cli.conftest import AT_MS, BRANCH, COORDINATOR, HEURISTIC, TRANSACTION, Command, FakeManager
 
 ALL = [
@@ -65,6 +65,14 @@ def test_nothing_in_doubt(command: Command, manager: FakeManager) -> None:
     manager.branches = []
     assert command("in-doubt").stdout.strip() == "Nothing is in doubt."
     assert command("in-doubt", "--json").json == {"branches": [], "heuristics": []}
+
+
+def test_a_list_that_may_lack_branches_is_no_success(command: Command, manager: FakeManager) -> None:
+    manager.branches = [InDoubtBranch("", "", "bank", "", "unreachable", "It could not be asked: refused")]
+    ran = command("in-doubt")
+    assert ran.exit_code == 1
+    assert "It could not be asked" in ran.stdout
+    assert "Nothing is in doubt." not in ran.stdout
 
 
 def test_heuristic_outcomes_are_listed_as_they_were_written(command: Command, manager: FakeManager) -> None:
@@ -226,6 +234,13 @@ def test_resolve_as_decided_warns_of_nothing(command: Command, manager: FakeMana
     assert ran.json["warning"] == ""
     assert ran.json["before"]["state"] == "committed"
     assert ran.json["resolved"] == [{"resource": "bank", "identifier": f"{TRANSACTION}/3.1#0", "answer": "COMMITTED"}]
+
+
+def test_resolve_at_a_resource_without_a_branch(command: Command, manager: FakeManager) -> None:
+    ran = command(*RESOLVE, "--commit", "--yes", "--resource-name", "bnak")
+    assert ran.exit_code == 1
+    assert "order-4711 has no branch at a resource 'bnak'; nothing was forced. It has branches at: bank." in ran.stderr
+    assert [call[0] for call in manager.calls] == ["show"]
 
 
 def test_resolve_of_an_unreachable_branch_is_no_success(command: Command, manager: FakeManager) -> None:

@@ -32,9 +32,8 @@ UrlsArgument = Annotated[
         metavar="[URL|NAME=URL|NAME]...", help="Which databases; else all configured ones.", show_default=False
     ),
 ]
-_NAMED_NAME = re.compile(r"[A-Za-z0-9_-]+\Z")
-_URL = re.compile(r"[A-Za-z0-9_-]+=[A-Za-z]")
 _NAME = re.compile(r"[A-Za-z0-9_-]+\Z")
+_NAMED_URL = re.compile(r"[A-Za-z0-9_-]+=[A-Za-z]")
 _URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*:")
 
 

@@ -21,6 +21,7 @@ from syncpoint.cli.options import (
     YesOption,
 )
 from syncpoint.cli.output import Output, output_of
+from syncpoint.errors import UnknownResource
 from syncpoint.manager.reports import OutcomeState, TransactionReport
 
 __all__ = ["add_to"]
@@ -33,11 +34,16 @@ def in_doubt(
     resource: ResourceOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """List every branch in doubt, and every heuristic outcome that nobody has forgotten yet."""
+    """List every branch in doubt, and every heuristic outcome that nobody has forgotten yet.
+
+    Exit code 1 when a resource could not be asked: the list may lack branches then.
+    """
     out = output_of(ctx, as_json)
     with setup.open_manager(config=config, journal=journal, resources=resource, scope=None) as manager:
         branches, heuristics = manager.in_doubt(), manager.heuristics()
     out.document({"branches": branches, "heuristics": heuristics}, lambda: views.in_doubt(branches, heuristics))
+    if any(branch.status == "unreachable" for branch in branches):
+        raise typer.Exit(1)
 
 
 def show(
@@ -122,6 +128,7 @@ def resolve(
     with setup.open_manager(config=config, journal=journal, resources=resource, scope=scope) as manager:
         report = manager.show(id)
         out.human(views.transaction(report))
+        _must_have_branch(report, resource_name)
         warning = _contradiction(report, resource_name, commit=commit)
         if warning:
             typer.echo(f"Warning: {warning}", err=True)
@@ -131,7 +138,7 @@ def resolve(
             typer.confirm(f"{verb} {what} by hand?", abort=True, err=True)
         branches = manager.resolve(id, commit=commit, reason=reason, who=who or "", resource=resource_name)
     out.document({"before": report, "resolved": branches, "warning": warning}, lambda: views.resolved(branches))
-    if any(branch.answer == "UNREACHABLE" for branch in branches):
+    if not branches or any(branch.answer == "UNREACHABLE" for branch in branches):
         raise typer.Exit(1)
 
 
@@ -198,6 +205,16 @@ def add_to(app: typer.Typer) -> None:
 def _needs_yes(out: Output, yes: bool) -> None:
     if out.as_json and not yes:
         raise typer.BadParameter("With --json nothing can be asked: give --yes too.", param_hint="--yes")
+
+
+def _must_have_branch(report: TransactionReport, resource: str | None) -> None:
+    names = sorted({branch.resource for branch in report.branches})
+    if resource is not None and resource not in names:
+        raise UnknownResource(
+            f"Transaction {report.user_id or report.transaction} has no branch at a resource {resource!r}; "
+            "nothing was forced.",
+            advice=f"It has branches at: {', '.join(names) or 'none that is known'}.",
+        )
 
 
 def _contradiction(report: TransactionReport, resource: str | None, *, commit: bool) -> str:

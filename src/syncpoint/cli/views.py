@@ -289,5 +289,10 @@ def made(results: Sequence[Made]) -> RenderableType:
 
 def sql(result: Made) -> str:
     """The statements as a client program takes them."""
-    statements = [statement.rstrip().rstrip(";") + ";" for statement in result.statements]
-    return "\n".join((f"-- {result.name}: {result.url}", *statements))
+    return "\n".join((f"-- {result.name}: {result.url}", *map(_ended, result.statements)))
+
+
+def _ended(statement: str) -> str:
+    statement = statement.rstrip().rstrip(";")
+    ends_in_comment = statement.rpartition("\n")[2].lstrip().startswith("--")
+    return statement if ends_in_comment else f"{statement};"
