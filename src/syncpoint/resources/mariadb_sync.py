@@ -1,0 +1,99 @@
+"""PyMySQL's connection, as a transaction's code gets it: ending the branch behind our back is refused.
+
+Everything sent and every OK packet received passes through here, so that a session knows whether its branch wrote
+and when its state is unknown. The adapter's own statements run inside `own_statements`.
+Not for: deciding anything (mariadb.py).
+"""
+
+from __future__ import annotations
+
+from typing import Any, NoReturn
+
+import pymysql
+import pymysql.connections
+
+from syncpoint.resources.mariadb_session import MariadbSession
+
+__all__ = ["SyncConnection"]
+
+_BASE: Any = pymysql.connections.Connection  # its inner methods have no types
+
+
+class SyncConnection(pymysql.connections.Connection[Any]):
+    """`session` is None while connecting."""
+
+    session: MariadbSession | None = None
+
+    # --- refused ---------------------------------------------------------------------------------------
+
+    def _refuse(self, what: str) -> NoReturn:
+        assert self.session is not None
+        raise self.session.refusal(what)
+
+    def commit(self) -> None:
+        self._refuse("commit()")
+
+    def rollback(self) -> None:
+        self._refuse("rollback()")
+
+    def begin(self) -> None:
+        self._refuse("begin()")
+
+    def kill(self, thread_id: object) -> None:
+        self._refuse("kill()")
+
+    def autocommit(self, value: object) -> None:
+        if self.session is not None:
+            self._refuse("autocommit()")
+        _BASE.autocommit(self, value)
+
+    def ping(self, reconnect: bool | None = False) -> None:
+        if reconnect:
+            self._refuse("ping(reconnect=True)")
+        _BASE.ping(self)
+
+    def close(self) -> None:
+        if self.session is not None and not self.session.leaving:
+            self._refuse("close()")
+        _BASE.close(self)
+
+    def __enter__(self) -> NoReturn:
+        # PyMySQL's `with connection:` closes it at the end: refuse before any work is done.
+        self._refuse("with connection")
+
+    # --- watched ---------------------------------------------------------------------------------------
+
+    def _execute_command(self, command: int, sql: str | bytes) -> None:
+        session = self.session
+        if session is None:
+            _BASE._execute_command(self, command, sql)
+            return
+        session.before(command)
+        try:
+            _BASE._execute_command(self, command, sql)
+        except BaseException as error:
+            session.failed(error)
+            raise
+
+    def _read_packet(self, *arguments: Any) -> Any:
+        session = self.session
+        if session is None:
+            return _BASE._read_packet(self, *arguments)
+        try:
+            packet = _BASE._read_packet(self, *arguments)
+        except BaseException as error:
+            session.failed(error)
+            raise
+        data = packet.get_all_data()
+        if data[:1] == b"\0":
+            session.saw(data)
+        return packet
+
+    def _read_query_result(self, unbuffered: bool = False) -> Any:
+        try:
+            return _BASE._read_query_result(self, unbuffered)
+        except BaseException as error:
+            # A value that cannot be decoded leaves the rest of its result unread: the next reply would be this one's.
+            if self.session is not None:
+                self.session.failed(error)
+            raise
