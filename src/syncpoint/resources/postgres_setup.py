@@ -22,7 +22,7 @@ from syncpoint.steps import Script
 SCHEMA_FORMAT = 1
 VERSION_MIN = 130000  # pg_current_xact_id_if_assigned
 VERSION_TESTED_MIN = 150000
-LOCK_TIMEOUT_MS = 2000
+LOCK_TIMEOUT_MS = 500
 
 ALONE = (  # the start of a packet that is a transaction of its own
     "SET TRANSACTION ISOLATION LEVEL READ COMMITTED READ WRITE; "
