@@ -366,7 +366,7 @@ class MemoryServer:
 
     def evidence_attempts(self, coordinator: Guid, after: Attempt, limit: int) -> list[Attempt]:
         ours = {identifier.attempt for identifier in self._evidence if identifier.coordinator == coordinator}
-        return sorted(attempt for attempt in ours if attempt > after)[:limit]
+        return sorted(attempt for attempt in ours if attempt >= after)[:limit]
 
     def drop_evidence(self, coordinator: Guid, attempts: Iterable[Attempt]) -> int:
         wanted = set(attempts)
