@@ -1,0 +1,1 @@
+"""Demonstrations on real databases. Not for: tests; each prints what it counted from outside."""

@@ -1,0 +1,1 @@
+"""How other libraries take part in a transaction: SQLAlchemy. Each is optional and imported only when used."""

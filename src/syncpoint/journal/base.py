@@ -3,7 +3,7 @@
 Making a Commit record durable *is* the decision. All methods that wait are scripts (see `steps.py`).
 First writer wins under a key: `Commit(x, n)` is accepted if and only if there is no Commit of x and no
 `Abort(x, n)`; `Abort(x, n)` if and only if there is no `Commit(x, n)`. The rule itself stands in
-`protocol/recovery.py` (`admit`). Not for: deciding what to write (protocol/), or databases (resources/).
+`protocol/admission.py` (`admit`). Not for: deciding what to write (protocol/), or databases (resources/).
 """
 
 from __future__ import annotations

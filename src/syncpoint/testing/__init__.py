@@ -1,0 +1,1 @@
+"""For tests, ours and yours: private database servers, and disks that fail."""
