@@ -23,9 +23,9 @@ from syncpoint.ids import BranchNumber
 from syncpoint.journal.base import Verdict
 from syncpoint.manager.branch import Branch
 from syncpoint.manager.transaction import Work
-from syncpoint.protocol.coordinator import Decided, Effects, Result, Send, State, What
+from syncpoint.protocol.coordinator import Decided, Effects, Result, Send, Standing, State, What
 from syncpoint.protocol.words import HEURISTICS, Answer
-from syncpoint.records import Abort, Heuristic, Record, key_fields
+from syncpoint.records import Abort, End, Heuristic, Record, key_fields
 from syncpoint.resources.base import Choice, Vote
 from syncpoint.steps import Done, Gather, Script
 
@@ -70,7 +70,27 @@ def finish(work: Work) -> Script[None]:
     if work.coordinator.state is State.UNSETTLED:
         work.core.leave_unsettled(work)
     yield from _write_heuristics(work)
+    _hand_over(work)
     work.core.ended(work)
+
+
+def _hand_over(work: Work) -> None:
+    """To recovery: a decided transaction with a branch that did not answer. What has ended is not asked again."""
+    coordinator = work.coordinator
+    heuristic = coordinator.heuristic in (Result.HEURISTIC_MIXED, Result.HEURISTIC_HAZARD)
+    recorded = coordinator.state is State.COMMITTED and coordinator.lone_writer is None
+    if not recorded or not (coordinator.pending or heuristic):
+        return
+    if not coordinator.pending:
+        work.core.journal.note((End(**key_fields(work.key)),))
+        return
+    ended = {
+        coordinator.identifier(view.number)
+        for view in coordinator.branches.values()
+        if view.standing is Standing.ENDED and view.answer is not None
+    }
+    with work.core.mutex:
+        work.core.acknowledged.setdefault(work.key, set()).update(ended)
 
 
 def interrupted(work: Work) -> Script[None]:
