@@ -1,0 +1,182 @@
+"""Looks at a SQLite file for `syncpoint doctor`: set-ups that would break a promise, and what a branch cannot carry.
+
+Also who holds a file's write lock, as far as the operating system tells. Changes nothing; every function blocks.
+Not for: enforcing at work (sqlite_connection.py, sqlite_changeset.py).
+"""
+
+from __future__ import annotations
+
+import os
+
+from syncpoint.resources.base import Finding, Severity
+from syncpoint.resources.sqlite_changeset import Shape, read_shape
+from syncpoint.resources.sqlite_connection import GuardedConnection
+from syncpoint.resources.sqlite_note import NOTE_SUFFIX
+
+NETWORK_FILE_SYSTEMS = frozenset(
+    (
+        "9p",
+        "afs",
+        "ceph",
+        "cifs",
+        "fuse.s3fs",
+        "fuse.sshfs",
+        "glusterfs",
+        "lustre",
+        "ncpfs",
+        "nfs",
+        "nfs4",
+        "smb3",
+        "smbfs",
+    )
+)
+_WAL_WRITE_LOCK_BYTE = 120  # in <file>-shm
+_RESERVED_BYTE = 0x4000_0001  # in the database, with a rollback journal
+
+
+def inspect(connection: GuardedConnection) -> list[Finding]:
+    """Every finding about an open file."""
+    path = connection.filename
+    mode = str(connection.run("PRAGMA journal_mode")[0][0])
+    synchronous = int(connection.run("PRAGMA main.synchronous")[0][0])
+    shape = read_shape(connection, int(connection.run("PRAGMA schema_version")[0][0]))
+    return [
+        _durability(mode, synchronous),
+        Finding(Severity.OK, "journal mode", mode),
+        *_rights(path),
+        *_file_system(path, mode),
+        *_tables(shape),
+        *_triggers(connection),
+    ]
+
+
+def _durability(mode: str, synchronous: int) -> Finding:
+    needed = 2 if mode == "wal" else 3
+    names = {0: "OFF", 1: "NORMAL", 2: "FULL", 3: "EXTRA"}
+    found = f"synchronous={names.get(synchronous, synchronous)}"
+    if synchronous < needed:
+        return Finding(Severity.REFUSED, "durability", found, f"PRAGMA synchronous = {names[needed]}")
+    return Finding(Severity.OK, "durability", found)
+
+
+def _rights(path: str) -> list[Finding]:
+    # Only access(): opening and closing the file here would drop SQLite's locks on it.
+    folder = os.path.dirname(path)
+    findings = []
+    for what, wanted in (
+        (path, os.R_OK | os.W_OK),
+        (folder, os.R_OK | os.W_OK | os.X_OK),
+        (path + NOTE_SUFFIX, os.R_OK | os.W_OK),
+    ):
+        if os.path.exists(what) and not os.access(what, wanted):
+            findings.append(
+                Finding(
+                    Severity.REFUSED,
+                    "rights",
+                    f"{what} may not be read and written",
+                    f"chmod u+rw {what} (as its owner)",
+                )
+            )
+    return findings or [Finding(Severity.OK, "rights", "the file, its folder and its note may be read and written")]
+
+
+def _file_system(path: str, mode: str) -> list[Finding]:
+    kind = file_system_of(path)
+    if kind not in NETWORK_FILE_SYSTEMS:
+        return []
+    why = "WAL needs memory shared by all processes" if mode == "wal" else "file locks and fsync promise less there"
+    return [Finding(Severity.WARNING, "file system", f"{path} is on {kind}: {why}", "Keep the file on a local disk.")]
+
+
+def file_system_of(path: str, mounts: str = "/proc/self/mountinfo") -> str:
+    """The type of file system a path is on; empty where it cannot be told (not Linux)."""
+    try:
+        with open(mounts, encoding="utf-8", errors="surrogateescape") as file:
+            lines = file.read().splitlines()
+    except OSError:
+        return ""
+    real = os.path.realpath(path)
+    best, kind = "", ""
+    for line in lines:
+        left, _, right = line.partition(" - ")
+        fields = left.split()
+        if len(fields) < 5 or not right:
+            continue
+        point = fields[4].replace("\\040", " ")
+        if (real == point or real.startswith(point.rstrip("/") + "/")) and len(point) >= len(best):
+            best, kind = point, right.split()[0]
+    return kind
+
+
+def _tables(shape: Shape) -> list[Finding]:
+    findings = []
+    if shape.keyless:
+        findings.append(
+            Finding(
+                Severity.WARNING,
+                "tables without a key",
+                f"{', '.join(sorted(shape.keyless))}: a transaction with other databases that writes there is aborted",
+                "Declare a PRIMARY KEY.",
+            )
+        )
+    if shape.virtuals:
+        findings.append(
+            Finding(
+                Severity.WARNING,
+                "virtual tables",
+                f"{', '.join(sorted(shape.virtuals))}: a transaction with other databases that writes there is aborted",
+                "Write them in transactions of their own.",
+            )
+        )
+    if shape.nullable:
+        findings.append(
+            Finding(
+                Severity.WARNING,
+                "keys that can be NULL",
+                f"{', '.join(sorted(shape.nullable))}: a row with a NULL key cannot take part, and looking for "
+                "such rows costs time",
+                "Declare the key columns NOT NULL.",
+            )
+        )
+    return findings
+
+
+def _triggers(connection: GuardedConnection) -> list[Finding]:
+    names = [
+        str(name) for (name,) in connection.run("SELECT name FROM sqlite_schema WHERE type = 'trigger' ORDER BY name")
+    ]
+    if not names:
+        return []
+    return [
+        Finding(
+            Severity.OK, "triggers", f"{', '.join(names)}: a redo carries what they changed, and does not fire them"
+        )
+    ]
+
+
+# --- who holds the write lock --------------------------------------------------------------------------------------
+
+
+def lock_holder(path: str, locks: str = "/proc/locks") -> str:
+    """Who holds the file's write lock, in words; empty when nobody can be named."""
+    try:
+        with open(locks, encoding="ascii", errors="replace") as file:
+            lines = file.read().splitlines()
+    except OSError:
+        return ""
+    wanted = {}
+    for name, byte in ((path + "-shm", _WAL_WRITE_LOCK_BYTE), (path, _RESERVED_BYTE)):
+        try:
+            wanted[os.stat(name).st_ino] = byte
+        except OSError:
+            continue
+    for line in lines:
+        fields = line.split()
+        if len(fields) < 8 or fields[1] != "POSIX" or fields[3] != "WRITE":
+            continue
+        inode, start = fields[5].rpartition(":")[2], int(fields[6])
+        end = start if fields[7] == "EOF" else int(fields[7])
+        byte = wanted.get(int(inode), -1)
+        if start <= byte <= end and int(fields[4]) > 0:
+            return "another connection of this process" if int(fields[4]) == os.getpid() else f"process {fields[4]}"
+    return ""

@@ -1,0 +1,146 @@
+"""What Syncpoint keeps inside a SQLite file: its GUID, the journal it belongs to, and evidence of branches.
+
+Three small tables whose names begin with `syncpoint_`; they are never part of a branch's changeset. Every function
+blocks, runs inside a transaction that its caller has begun, and neither commits nor rolls back.
+
+A file records the one journal (coordinator GUID) it belongs to: two journals would each know only half of the
+branches that may be in doubt in it (DESIGN section 4, rule 9).
+
+Not for: deciding anything about a branch (sqlite.py).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import apsw
+
+from syncpoint.errors import FormatTooNew, JournalRefused, SetupRefused
+from syncpoint.ids import Attempt, Guid, Identifier
+from syncpoint.resources.base import Contact
+from syncpoint.resources.sqlite_connection import GuardedConnection
+
+LEDGER_FORMAT = 1
+
+INIT_STATEMENTS = (
+    (
+        "CREATE TABLE IF NOT EXISTS syncpoint_resource ("
+        "one INTEGER PRIMARY KEY CHECK (one = 1), format INTEGER NOT NULL, guid BLOB NOT NULL)"
+    ),
+    (
+        "CREATE TABLE IF NOT EXISTS syncpoint_coordinator ("
+        "guid BLOB NOT NULL PRIMARY KEY, incarnation INTEGER NOT NULL) WITHOUT ROWID"
+    ),
+    (
+        "CREATE TABLE IF NOT EXISTS syncpoint_evidence ("
+        "coordinator BLOB NOT NULL, attempt INTEGER NOT NULL, transaction_id BLOB NOT NULL, branch INTEGER NOT NULL, "
+        "at_ms INTEGER NOT NULL, PRIMARY KEY (coordinator, attempt, transaction_id, branch)) WITHOUT ROWID"
+    ),
+)
+
+_BY_KEY = "coordinator = ? AND attempt = ? AND transaction_id = ? AND branch = ?"
+
+
+def is_missing(error: BaseException) -> bool:
+    """Whether the error says that Syncpoint's tables are not there."""
+    return isinstance(error, apsw.SQLError) and "no such table: syncpoint_" in str(error)
+
+
+def make_tables(connection: GuardedConnection, guid: Guid) -> None:
+    """Make what is missing; `guid` becomes the file's GUID if it has none. Idempotent."""
+    for statement in INIT_STATEMENTS:
+        connection.run(statement)
+    connection.run(
+        "INSERT OR IGNORE INTO syncpoint_resource (one, format, guid) VALUES (1, ?, ?)", (LEDGER_FORMAT, guid.raw)
+    )
+
+
+def read_guid(connection: GuardedConnection) -> Guid | None:
+    """The file's GUID; None when it has none yet. Raises FormatTooNew."""
+    try:
+        rows = connection.run("SELECT format, guid FROM syncpoint_resource")
+    except apsw.SQLError as error:
+        if is_missing(error):
+            return None
+        raise
+    if not rows:
+        return None
+    if rows[0][0] > LEDGER_FORMAT:
+        raise FormatTooNew(f"SQLite file {connection.filename}", rows[0][0], LEDGER_FORMAT)
+    return Guid(rows[0][1])
+
+
+def leave_incarnation(connection: GuardedConnection, contact: Contact, name: str) -> None:
+    """Record the journal, and which start of its process this is.
+
+    Raises SetupRefused (the file belongs to another journal), JournalRefused (it has seen a later incarnation than
+    the journal's counter: the journal is an older copy, O53).
+    """
+    known: dict[bytes, int] = dict(connection.run("SELECT guid, incarnation FROM syncpoint_coordinator"))
+    others = [Guid(raw) for raw in known if raw != contact.coordinator.raw]
+    if others:
+        raise SetupRefused(
+            f"Resource {name!r}: the file {connection.filename} belongs to the journal with coordinator GUID "
+            f"{others[0]}, and this one is {contact.coordinator}.",
+            advice="Use that journal for it. If that journal is gone for good and nothing of it is in doubt, release "
+            f'the file: sqlite3 {connection.filename} "DELETE FROM syncpoint_coordinator", and remove the note '
+            f"{connection.filename}-syncpoint.",
+        )
+    seen = known.get(contact.coordinator.raw, 0)
+    if seen > contact.highest:
+        raise JournalRefused(
+            f"Resource {name!r}: the file {connection.filename} has seen incarnation {seen} of this journal, whose "
+            f"counter stands at {contact.highest}: the journal is an older copy.",
+            advice="Start with the newest copy of the journal; decisions made after this one are not in it.",
+        )
+    connection.run(
+        "INSERT INTO syncpoint_coordinator (guid, incarnation) VALUES (?, ?) "
+        "ON CONFLICT (guid) DO UPDATE SET incarnation = max(incarnation, excluded.incarnation)",
+        (contact.coordinator.raw, contact.incarnation),
+    )
+
+
+# --- evidence --------------------------------------------------------------------------------------------------------
+
+
+def _key(identifier: Identifier) -> tuple[bytes, int, bytes, int]:
+    attempt = identifier.attempt.to_int()
+    assert attempt < 1 << 63, "an attempt fits SQLite's INTEGER"
+    return (identifier.coordinator.raw, attempt, identifier.transaction.raw, identifier.branch)
+
+
+def insert_evidence(connection: GuardedConnection, identifier: Identifier, at_ms: int) -> None:
+    """Leave the branch's evidence, in its own transaction. The key is unique: a second one raises ConstraintError."""
+    connection.run("INSERT INTO main.syncpoint_evidence VALUES (?, ?, ?, ?, ?)", (*_key(identifier), at_ms))
+
+
+def has_evidence(connection: GuardedConnection, identifier: Identifier) -> bool:
+    """Whether the branch is committed in this file. False without Syncpoint's tables: then none ever was."""
+    try:
+        return bool(connection.run(f"SELECT 1 FROM main.syncpoint_evidence WHERE {_BY_KEY}", _key(identifier)))
+    except apsw.SQLError as error:
+        if is_missing(error):
+            return False
+        raise
+
+
+def list_attempts(connection: GuardedConnection, coordinator: Guid, after: Attempt, limit: int) -> list[Attempt]:
+    """The oldest attempts, from `after` on, that have evidence; at most `limit`."""
+    rows = connection.run(
+        "SELECT DISTINCT attempt FROM main.syncpoint_evidence WHERE coordinator = ? AND attempt >= ? "
+        "ORDER BY attempt LIMIT ?",
+        (coordinator.raw, after.to_int(), limit),
+    )
+    return [Attempt.from_int(attempt) for (attempt,) in rows]
+
+
+def delete_evidence(connection: GuardedConnection, coordinator: Guid, attempts: Sequence[Attempt]) -> int:
+    """Delete the evidence of these attempts; returns how many rows went."""
+    gone = 0
+    for attempt in attempts:
+        connection.run(
+            "DELETE FROM main.syncpoint_evidence WHERE coordinator = ? AND attempt = ?",
+            (coordinator.raw, attempt.to_int()),
+        )
+        gone += connection.changes()
+    return gone
