@@ -254,7 +254,6 @@ def test_changed_bytes(record: AnyRecord, data: st.DataObject) -> None:
     _reads_or_refuses(bytes(raw))
 
 
-@pytest.mark.xfail(strict=True, raises=(UnicodeDecodeError, RecursionError), reason=NOT_TRANSLATED)
 @pytest.mark.parametrize(
     "raw",
     [

@@ -22,7 +22,7 @@ import hashlib
 from dataclasses import dataclass
 from typing import NewType
 
-from syncpoint.errors import FormatTooNew, IdTooLong
+from syncpoint.errors import ConfigurationError, FormatTooNew, IdTooLong
 
 IDENTIFIER_FORMAT = 1
 IDENTIFIER_SIZE_BYTES = 43
@@ -92,6 +92,12 @@ class TransactionId:
                     f"The transaction's {what} has {len(text)} characters; at most {ID_SIZE_CHARS_MAX} are allowed.",
                     advice="Use a shorter one, for example a digest of it.",
                 )
+            try:
+                text.encode()
+            except UnicodeEncodeError as error:
+                raise ConfigurationError(
+                    f"The transaction's {what} is no valid text: {error}.", advice="Use text that UTF-8 can write."
+                ) from None
         scope_bytes = scope.encode()
         joined = len(scope_bytes).to_bytes(4, "big") + scope_bytes + user_id.encode()
         return cls(hashlib.sha256(joined).digest()[:16])
@@ -110,6 +116,7 @@ class Attempt:
         return f"{self.incarnation}.{self.counter}"
 
     def to_int(self) -> int:
+        assert 0 <= self.counter <= self.COUNTER_MAX, "an attempt's counter is used up: draw a new incarnation"
         return (self.incarnation << 32) | self.counter
 
     @classmethod
@@ -184,6 +191,8 @@ class Identifier:
             raw = bytes.fromhex(gid.removeprefix(GID_PREFIX))
         except ValueError:
             raise NotOurs(f"not an identifier: {gid!r}") from None
+        if gid != GID_PREFIX + raw.hex():  # other letters, other branch: PostgreSQL compares bytes
+            raise NotOurs(f"not an identifier as Syncpoint writes it: {gid!r}")
         return cls.from_bytes(raw)
 
     def to_xid(self) -> tuple[bytes, bytes]:
@@ -196,4 +205,7 @@ class Identifier:
         """Read `to_xid`. Raises NotOurs, FormatTooNew."""
         if format_id != XA_FORMAT_ID:
             raise NotOurs(f"XA format id {format_id} is not Syncpoint's")
-        return cls.from_bytes(gtrid + bqual)
+        identifier = cls.from_bytes(gtrid + bqual)
+        if len(gtrid) != 33:  # the same bytes cut elsewhere are another branch to MariaDB
+            raise NotOurs(f"a gtrid of Syncpoint's has 33 bytes, not {len(gtrid)}")
+        return identifier

@@ -144,7 +144,7 @@ def decode_record(raw: bytes | memoryview) -> AnyRecord:
         raise BadRecord(f"no record has format version {raw[0]}")
     try:
         record = _decoder.decode(raw[1:])
-    except (msgspec.DecodeError, msgspec.ValidationError) as error:
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise BadRecord(str(error)) from None
     _check(record)
     return record
