@@ -251,8 +251,8 @@ class PostgresResource(Resource):
         error = branch.watch.error
         if session.lost:
             return Vote(Choice.NO, reason="its connection was lost before it was asked", retryable=True, error=error)
-        if branch.watch.ended_by:
-            return Vote(Choice.NO, reason=_ended(branch.watch.ended_by))
+        if _ended_by(session):
+            return Vote(Choice.NO, reason=_ended(_ended_by(session)))
         if session.status == INERROR:  # trap 1
             why = "one of its statements failed, and the rest of the branch with it"
             return Vote(Choice.NO, reason=why, retryable=error is not None and self.is_retryable(error), error=error)
@@ -335,7 +335,7 @@ class PostgresResource(Resource):
             mine.broken = True
             raise ConnectionLost(f"The connection of the branch {branch.identifier} was lost before it was aborted.")
         if branch.phase is Phase.WORKING or mine.status != IDLE:
-            ended_by = branch.watch.ended_by
+            ended_by = _ended_by(mine)
             yield from self._drop(mine)
             return _ALONE.get(ended_by, Answer.ABORTED)
         if branch.phase is Phase.COMMITTING:
@@ -466,6 +466,12 @@ _ALONE: Mapping[str, Answer] = {
     "SQL text": Answer.HEURISTIC_HAZARD,
 }
 """What aborting a branch comes to that the transaction's own SQL has ended before."""
+
+
+def _ended_by(session: PostgresSession) -> str:
+    """How the transaction's own SQL ended a working branch; empty if it did not, as far as can be seen from here."""
+    idle = session.status == IDLE and _branch(session).phase is Phase.WORKING
+    return _branch(session).watch.ended_by or ("SQL text" if idle else "")
 
 
 def _ended(how: str) -> str:

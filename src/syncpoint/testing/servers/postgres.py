@@ -41,6 +41,7 @@ DEFAULT_SETTINGS: Mapping[str, str] = {
     "listen_addresses": "127.0.0.1",
     "unix_socket_directories": "",
     "autovacuum_naptime": "10min",
+    "wal_init_zero": "off",
     "log_line_prefix": "%m [%p] ",
     "lc_messages": "C",
 }
