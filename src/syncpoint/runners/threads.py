@@ -7,6 +7,7 @@ loops (aio.py).
 
 from __future__ import annotations
 
+import contextlib
 import contextvars
 import queue
 import threading
@@ -235,7 +236,7 @@ class ThreadRunner(Watched):
             self._raise_if_ending(background)  # after registering: a stop that comes now wakes the waiter
             if signal is not None and signal.is_set():
                 return True
-            waiter.wait(seconds if seconds is None else min(max(0.0, seconds), threading.TIMEOUT_MAX))
+            waiter.wait(seconds)
             self._raise_if_ending(background)
             return waiter.is_signalled
         finally:
@@ -316,10 +317,25 @@ class ThreadBackground(Background):
         return self.finished.wait(seconds)
 
 
-class _Waiter(threading.Event):
-    """One Wait or Sleep under way. Set by a signal, by a stop, or by the runner's close."""
+class _Waiter:
+    """One Wait or Sleep under way. Set by a signal, by a stop, or by the runner's close.
 
-    is_signalled = False
+    A bare lock: an interrupt inside `threading.Event.wait` can come out as another error (RuntimeError).
+    """
+
+    __slots__ = ("_lock", "is_signalled")
+
+    def __init__(self) -> None:
+        self.is_signalled = False
+        self._lock = threading.Lock()
+        self._lock.acquire()
+
+    def wait(self, seconds: float | None) -> None:
+        self._lock.acquire(timeout=-1 if seconds is None else min(max(0.0, seconds), threading.TIMEOUT_MAX))
+
+    def set(self) -> None:
+        with contextlib.suppress(RuntimeError):  # set already
+            self._lock.release()
 
 
 class _LockTicket(Ticket):
