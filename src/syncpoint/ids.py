@@ -196,7 +196,7 @@ class Identifier:
         return cls.from_bytes(raw)
 
     def to_xid(self) -> tuple[bytes, bytes]:
-        """(gtrid, bqual) for XA: the transaction's part (33 bytes), the attempt's and branch's (10); 64 each allowed."""
+        """(gtrid, bqual) for XA: the transaction's part (33 bytes of 64), the attempt's and branch's (10 of 64)."""
         raw = self.to_bytes()
         return raw[:33], raw[33:]
 
