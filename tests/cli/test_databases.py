@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from syncpoint.testing.servers.mariadb import MariadbServer
 from syncpoint.testing.servers.postgres import PostgresServer
 from tests.cli.conftest import Command
 from tests.cli.test_errors import SECRET, refused
@@ -19,6 +20,13 @@ from tests.cli.test_errors import SECRET, refused
 def lying_postgres(postgres_server: PostgresServer) -> Iterator[PostgresServer]:
     """No prepared transactions, as PostgreSQL comes, and forces off. (The other server tells that one can be run.)"""
     with PostgresServer(settings={"max_prepared_transactions": "0", "fsync": "off"}) as server:
+        yield server
+
+
+@pytest.fixture(scope="module")
+def lying_mariadb(mariadb_server: MariadbServer) -> Iterator[MariadbServer]:
+    """Forces only once a second."""
+    with MariadbServer(settings={"innodb_flush_log_at_trx_commit": "2"}) as server:
         yield server
 
 
@@ -45,6 +53,25 @@ def test_doctor_as_json(command: Command, postgres_url: str) -> None:
     assert (bank["name"], bank["url"], bank["ok"]) == ("bank", postgres_url, True)
     assert {finding["severity"] for finding in bank["findings"]} <= {"ok", "warning"}
     assert {"severity", "check", "found", "fix"} == set(bank["findings"][0])
+
+
+def test_doctor_of_a_sound_mariadb(command: Command, mariadb_url: str) -> None:
+    ran = command("doctor", mariadb_url)
+    assert (ran.exit_code, ran.stderr) == (0, "")
+    assert "can be used" in ran.stdout
+
+
+def test_doctor_of_a_lying_mariadb(command: Command, lying_mariadb: MariadbServer) -> None:
+    [report] = command("doctor", lying_mariadb.create_database("bank"), "--json").json["resources"]
+    [finding] = [one for one in report["findings"] if one["check"] == "innodb_flush_log_at_trx_commit"]
+    assert (report["ok"], finding["severity"]) == (False, "refused")
+    assert "SET GLOBAL innodb_flush_log_at_trx_commit = 1" in finding["fix"]
+
+
+def test_doctor_of_a_lying_sqlite(command: Command) -> None:
+    ran = command("doctor", "sqlite:///a.db?synchronous=OFF", "--json")
+    assert ran.exit_code == 1
+    assert "synchronous" in ran.stdout + ran.stderr
 
 
 def test_doctor_refuses_a_lying_set_up(command: Command, lying_postgres: PostgresServer) -> None:
@@ -105,6 +132,15 @@ def test_init_can_print_what_another_may_run(
         connection.execute(ran.stdout.encode())
         connection.commit()
     assert command("doctor", postgres_url).exit_code == 0
+
+
+def test_long_statements_are_not_broken(command: Command) -> None:
+    document = command("init", "--print-sql", "sqlite:///a.db", "--json").json
+    [one] = document["resources"]
+    assert max(map(len, one["statements"])) > 200
+    shown = command("init", "--print-sql", "sqlite:///a.db").stdout
+    assert shown.splitlines()[1:] == [f"{statement};" for statement in one["statements"]]
+    assert not Path("a.db").exists(), "it touched nothing"
 
 
 def test_init_without_rights_prints_the_sql(

@@ -15,15 +15,16 @@ from enum import Enum, StrEnum
 from typing import Any
 
 import typer
-from rich.console import Console, RenderableType
+from rich.console import Console, Group, RenderableType
+from rich.text import Text
 
 from syncpoint.config import hide_secrets
 from syncpoint.errors import SyncpointError
 
 __all__ = ["Output", "kind_of", "output_of", "plain", "without_secrets"]
 
-WIDTH_OF_A_FILE = 200
-"""Columns when stdout is no terminal: wide enough that an id is not broken over two lines."""
+WIDTH_OF_A_FILE = 4000
+"""Columns when stdout is no terminal: nothing is broken over two lines, so that it can be searched and copied."""
 
 _URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://\S+")
 
@@ -47,7 +48,10 @@ class Output:
             return
         console = Console(width=None if sys.stdout.isatty() else WIDTH_OF_A_FILE, highlight=False, markup=False)
         for renderable in renderables:
-            console.print(renderable)
+            parts = renderable.renderables if isinstance(renderable, Group) else [renderable]
+            for part in parts:
+                # A terminal folds a long line itself; then it can still be copied as one.
+                console.print(part, soft_wrap=isinstance(part, str | Text))
 
     def error(self, error: SyncpointError) -> None:
         """One paragraph on stderr; with `--json` a document on stdout too, so that there always is exactly one."""
