@@ -182,7 +182,7 @@ class MariadbResource(Resource):
         if code == 0:
             own.ends()
             return Vote(Choice.READ_ONLY)
-        return self._no(own, code, None)
+        return self._no(own, code, Replies(()))
 
     def _vote_no(self, own: MariadbSession, replies: Replies) -> Script[Vote]:
         """Something failed on the way to the vote: leave nothing behind, and say why."""
@@ -194,37 +194,29 @@ class MariadbResource(Resource):
                 f"The branch {own.identifier} at {self.name!r} ended in an unknown way: {replies.error}.",
                 advice="Its outcome is found out.",
             )
-        return self._no(own, code, replies.error)
+        return self._no(own, code, replies)
 
-    def _no(self, own: MariadbSession, code: int, error: BaseException | None) -> Vote:
-        cause = own.error if error is None or error_code(error) == WRONG_STATE else error
-        vote = Vote(Choice.NO, reason=self._why(own, code, error), retryable=self._may_retry(code, cause), error=cause)
+    def _no(self, own: MariadbSession, code: int, replies: Replies) -> Vote:
+        """The vote after `_undo` returned `code`; `replies` hold what was tried before, and its error."""
+        cause = own.error if replies.code in (0, WRONG_STATE) else replies.error
+        retryable = code in RETRYABLE or (code != UNKNOWN_XID and cause is not None and self.is_retryable(cause))
+        vote = Vote(Choice.NO, reason=_why(own, code, replies), retryable=retryable, error=cause)
         own.ends()
         return vote
-
-    def _may_retry(self, code: int, cause: BaseException | None) -> bool:
-        return code in RETRYABLE or (code != UNKNOWN_XID and cause is not None and self.is_retryable(cause))
-
-    def _why(self, own: MariadbSession, code: int, error: BaseException | None) -> str:
-        if code == UNKNOWN_XID:
-            return "its branch was ended by SQL text, behind the transaction's back"
-        if error_code(error) == DUPLICATE_KEY:
-            return "its outcome was settled already: rolled back"
-        if own.over or error_code(error) == WRONG_STATE:
-            return f"the server had rolled it back already ({own.error or 'a deadlock, or a timeout'})"
-        return f"the server refused: {error}"
 
     def _undo(self, own: MariadbSession) -> Script[int]:
         """Roll the branch back in whatever state; returns XA ROLLBACK's error number. Raises ConnectionLost when it
         may still be there. Unless it went by itself, nothing else is open on the connection afterwards."""
         name = sql.xid(_branch(own))
-        code = WRONG_STATE
-        if own.phase is Phase.WORKING and not own.over:
-            replies: Replies = yield self._send(own, f"XA END {name}; XA ROLLBACK {name}", "XA END, XA ROLLBACK")
-            code = replies.code
-        if code == WRONG_STATE:  # a deadlock's victim takes XA ROLLBACK only (DATABASES MariaDB 4)
-            replies = yield self._send(own, f"XA ROLLBACK {name}", "XA ROLLBACK")
-            code = replies.code
+        # A deadlock's victim, or a branch that XA END was said to, takes XA ROLLBACK only (DATABASES MariaDB 4).
+        ways = [f"XA END {name}; XA ROLLBACK {name}", f"XA ROLLBACK {name}"]
+        if own.over or own.phase is not Phase.WORKING:
+            ways.reverse()
+        for way in ways:
+            replies: Replies = yield self._send(own, way, "XA ROLLBACK")
+            if replies.code != WRONG_STATE:
+                break
+        code = replies.code
         if code != 0:
             own.broken = True  # whatever else is open on it ends with the connection
         if code not in (0, UNKNOWN_XID, *ROLLED_BACK):
@@ -356,6 +348,17 @@ def _own(session: Session) -> MariadbSession:
 def _branch(own: MariadbSession) -> Identifier:
     assert own.identifier is not None, f"{own!r} has no branch"
     return own.identifier
+
+
+def _why(own: MariadbSession, code: int, replies: Replies) -> str:
+    """For people: why the vote is no."""
+    if code == UNKNOWN_XID and replies.code not in ROLLED_BACK:
+        return "its branch was ended by SQL text, behind the transaction's back"
+    if replies.code == DUPLICATE_KEY and len(replies.results) == 1:
+        return "its outcome was settled already: rolled back"
+    if replies.code in (0, WRONG_STATE):
+        return f"the server is no longer in its branch (its last error: {own.error or 'none'})"
+    return f"the server refused: {replies.error}"
 
 
 def _finished(replies: Replies, *, commit: bool) -> Answer | None:

@@ -1,13 +1,13 @@
 """PyMySQL's connection, as a transaction's code gets it: ending the branch behind our back is refused.
 
 Everything sent and every OK packet received passes through here, so that a session knows whether its branch wrote
-and when its state is unknown. The adapter's own statements run inside `own_statements`.
+and when its state is unknown. The adapter's own statements run with `session.inside` set.
 Not for: deciding anything (mariadb.py).
 """
 
 from __future__ import annotations
 
-from typing import Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import pymysql
 import pymysql.connections
@@ -18,8 +18,13 @@ __all__ = ["SyncConnection"]
 
 _BASE: Any = pymysql.connections.Connection  # its inner methods have no types
 
+if TYPE_CHECKING:
+    _Connection = pymysql.connections.Connection[Any]  # generic in the stubs only
+else:
+    _Connection = pymysql.connections.Connection
 
-class SyncConnection(pymysql.connections.Connection[Any]):
+
+class SyncConnection(_Connection):
     """`session` is None while connecting."""
 
     session: MariadbSession | None = None

@@ -150,10 +150,9 @@ class MariadbServer:
 
     def create_database(self, name: str) -> str:
         """Make a database that the application's user owns; returns its URL. An old one of that name goes."""
-        with contextlib.closing(self.connect()) as root, root.cursor() as cursor:
-            cursor.execute(f"DROP DATABASE IF EXISTS `{name}`")
-            cursor.execute(f"CREATE DATABASE `{name}`")
-            cursor.execute(f"GRANT ALL ON `{name}`.* TO '{USER}'@'%'")
+        self.execute(f"DROP DATABASE IF EXISTS `{name}`")
+        self.execute(f"CREATE DATABASE `{name}`")
+        self.execute(f"GRANT ALL ON `{name}`.* TO '{USER}'@'%'")
         return self.url(name)
 
     def url(self, database: str) -> str:
@@ -168,11 +167,15 @@ class MariadbServer:
             host="127.0.0.1", port=self.port, user="root", password="", database=database, autocommit=True
         )
 
+    def execute(self, statement: str) -> list[tuple[Any, ...]]:
+        """Run one statement as root; returns its rows."""
+        with contextlib.closing(self.connect()) as root, root.cursor() as cursor:
+            cursor.execute(statement)
+            return list(cursor.fetchall())
+
     def prepared(self) -> list[str]:
         """What XA RECOVER FORMAT='SQL' lists: one literal `X'gtrid',X'bqual',format` for each prepared branch."""
-        with contextlib.closing(self.connect()) as root, root.cursor() as cursor:
-            cursor.execute("XA RECOVER FORMAT='SQL'")
-            return [row[3] for row in cursor.fetchall()]
+        return [row[3] for row in self.execute("XA RECOVER FORMAT='SQL'")]
 
     # --- inside --------------------------------------------------------------------------------------
 
