@@ -54,15 +54,15 @@ class SqliteSession(Session):
         return f"<SqliteSession {self.connection.filename} {self.branch or 'idle'}{' voted' if self.voted else ''}>"
 
     def require_current(self) -> None:
-        """Raises ConnectionLost when the file at the path is no longer the one that is open."""
+        """Raises ConnectionLost when the connection was closed (before a fork), or another file is at the path now."""
         try:
             same = os.path.samestat(self.file, os.stat(self.connection.filename))
-        except OSError:
+        except (OSError, apsw.ConnectionClosedError):
             same = False
         if not same:
             self.broken = True
             raise ConnectionLost(
-                f"The file {self.connection.filename} was removed or replaced while it was open.",
+                f"The file {self.notes.database} was closed for a fork, or removed or replaced, since it was opened.",
                 advice="Open it anew.",
             )
         if not self.notes.is_current():

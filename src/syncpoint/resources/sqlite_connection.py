@@ -26,6 +26,7 @@ from typing import Any, TypeVar
 import apsw
 
 from syncpoint.errors import NotAllowed, ResourceUnavailable, SetupRefused
+from syncpoint.resources import sqlite_fork
 
 T = TypeVar("T")
 
@@ -70,6 +71,7 @@ class GuardedConnection(apsw.Connection):
         self.set_rollback_hook(self._on_rollback, id=self)
         self._authorizer = self._authorize
         self.restore_defaults()
+        sqlite_fork.watch(self, path)
 
     def __repr__(self) -> str:
         return f"<GuardedConnection {self.filename}>"
@@ -132,6 +134,12 @@ class GuardedConnection(apsw.Connection):
         self.set_commit_hook(None, id=self)
         self.set_rollback_hook(None, id=self)
         super().close(True)
+        sqlite_fork.forget(self)
+
+    def close_if_idle(self) -> None:
+        """Close it unless a transaction is under way. Raises apsw.Error when another thread is using it."""
+        if not self.in_transaction:
+            self.really_close()
 
     # --- hooks -----------------------------------------------------------------------------------------------
 
@@ -195,6 +203,7 @@ def open_connection(target: Target, name: str) -> GuardedConnection:
     Raises apsw.BusyError when another connection is in the way for the moment, ResourceUnavailable when the file
     cannot be reached or written, SetupRefused when it is no database or cannot be made safe.
     """
+    sqlite_fork.require_usable(target.path)
     flags = apsw.SQLITE_OPEN_READWRITE | (apsw.SQLITE_OPEN_CREATE if target.create else 0)
     connection = _translate(target, name, lambda: GuardedConnection(target.path, flags))
     try:

@@ -105,11 +105,11 @@ class NoteFile:
     It is a file of its own, so closing it drops none of SQLite's POSIX locks on the database.
     """
 
-    __slots__ = ("_descriptor", "_like", "path")
+    __slots__ = ("_descriptor", "database", "path")
 
     def __init__(self, database_path: str) -> None:
         self.path = database_path + NOTE_SUFFIX
-        self._like = database_path
+        self.database = database_path
         self._descriptor: int | None = None
 
     def __repr__(self) -> str:
@@ -159,7 +159,7 @@ class NoteFile:
             return False
 
     def _open(self, flags: int) -> int:
-        database = os.stat(self._like)
+        database = os.stat(self.database)
         mode = stat.S_IMODE(database.st_mode) & 0o666
         descriptor = os.open(self.path, flags | os.O_CLOEXEC, mode)
         if flags & os.O_CREAT and stat.S_IMODE(os.fstat(descriptor).st_mode) != mode:
