@@ -134,7 +134,7 @@ class Reading:
 
 def encode_batch(name: SegmentName, start: int, forced_before: int, records: Sequence[Record]) -> bytes:
     """A batch to be written at offset `start` of a segment."""
-    assert HEADER_SIZE_BYTES <= forced_before <= start  # only what is written can have been forced
+    assert 0 <= forced_before <= start  # only what is written can have been forced
     parts = []
     for record in records:
         raw = encode_record(record)
@@ -155,7 +155,7 @@ def read_batches(name: SegmentName, data: bytes, start: int = HEADER_SIZE_BYTES,
     Raises FormatTooNew if a later Syncpoint wrote a record in it.
     """
     batches: list[Batch] = []
-    offset, forced, end = start, HEADER_SIZE_BYTES, base + len(data)
+    offset, forced, end = start, 0, base + len(data)
     bad = ""
     while offset < end:
         try:

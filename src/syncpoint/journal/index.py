@@ -113,7 +113,7 @@ class Index:
         if commit is None:
             return
         if commit.user_id is None:
-            del self._attempts[key.transaction]
+            self._attempts.pop(key.transaction, None)
         else:
             self.kept[key] = commit
 
@@ -130,7 +130,7 @@ class Index:
         """Let go what was kept long enough, and aborts of incarnations that can append nothing any more (O54)."""
         for key in [key for key, commit in self.kept.items() if commit.at_ms < before_ms]:
             del self.kept[key]
-            del self._attempts[key.transaction]
+            self._attempts.pop(key.transaction, None)
         for key in [key for key, forgotten in self.forgotten.items() if forgotten.at_ms < before_ms]:
             del self.forgotten[key]
         for key in [key for key in self.aborts if key.attempt.incarnation not in living]:
