@@ -9,6 +9,7 @@ import pytest
 
 from syncpoint.errors import ConnectionLost
 from syncpoint.resources.base import Answer, BranchStart, Choice, Mode, Vote
+from syncpoint.resources.postgres_driver import PostgresSession
 from tests.resources.postgres_world import Packets, World, make_identifier
 
 
@@ -100,16 +101,15 @@ def test_a_branch_that_made_itself_read_only_votes_read_only_unless_it_wrote_bef
 
 
 def test_a_serialization_failure_at_prepare_is_a_no_that_may_be_retried(world: World) -> None:
-    def pivot(mine: int, other: int) -> tuple[object, object]:
-        session, identifier = world.begin()
+    def pivot(mine: int, other: int) -> PostgresSession:
+        session, _ = world.begin()
         world.execute(session, "SET TRANSACTION ISOLATION LEVEL SERIALIZABLE")
         world.execute(session, f"SELECT sum(balance) FROM account WHERE id = {other}")
         world.execute(session, f"UPDATE account SET balance = 1 WHERE id = {mine}")
-        return session, identifier
+        return session
 
     world.observer.execute("INSERT INTO account VALUES (1), (2)")
-    one, _ = pivot(1, 2)
-    two, _ = pivot(2, 1)
+    one, two = pivot(1, 2), pivot(2, 1)
     votes = [world.run(world.resource.prepare(session)) for session in (one, two)]
     assert [vote.choice for vote in votes] == [Choice.YES, Choice.NO]
     assert votes[1].retryable

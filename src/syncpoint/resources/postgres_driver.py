@@ -9,12 +9,12 @@ event loop; that choice is all in which the two drivers differ. An error of the 
 from __future__ import annotations
 
 import os
+import re
 import select
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from functools import partial
 from typing import TYPE_CHECKING, Any
-from urllib.parse import SplitResult, urlsplit, urlunsplit
 
 import psycopg
 from psycopg import pq
@@ -311,8 +311,8 @@ class Address:
 
     def __init__(self, name: str, url: str, options: Mapping[str, str]) -> None:
         """Raises ConfigurationError; no message shows the URL, which may hold a password."""
-        split = _split(name, url)
-        kept = [part for part in split.query.split("&") if part and part.partition("=")[0] not in _NOT_LIBPQ]
+        place, parameters = _split(url)
+        kept = [part for part in parameters if part.partition("=")[0] not in _NOT_LIBPQ]
         unknown = [key for part in kept if (key := part.partition("=")[0]) not in LIBPQ_OPTIONS]
         unknown += [key for key in options if key not in LIBPQ_OPTIONS | _NOT_LIBPQ]
         if unknown:
@@ -320,12 +320,12 @@ class Address:
                 f"The URL of the resource {name!r} has an unknown option {unknown[0]!r}.",
                 advice="Options are those of libpq, for example ?sslmode=require&connect_timeout=5, and pool_size_max.",
             )
-        plain = urlunsplit(split._replace(scheme="postgresql", query="&".join(kept), fragment=""))
+        plain = f"postgresql://{place}?{'&'.join(kept)}"
         given = {key: value for key, value in options.items() if key not in _NOT_LIBPQ}
         try:
             self._parts = conninfo_to_dict(plain, **given)
             self.conninfo = make_conninfo("", **{**_DEFAULTS, **self._parts})
-        except (psycopg.Error, ValueError):  # whose text may hold the password
+        except psycopg.Error:  # whose text may hold the password
             raise ConfigurationError(
                 f"The URL of the resource {name!r} cannot be read.",
                 advice="Write postgresql://user:password@host:port/database; escape special characters as %40.",
@@ -341,11 +341,13 @@ class Address:
         return f"postgresql://{f'{user}@' if user else ''}{host}{port}/{self._parts.get('dbname') or ''}"
 
 
-def _split(name: str, url: str) -> SplitResult:
-    try:
-        return urlsplit(url)
-    except ValueError:
-        raise ConfigurationError(f"The URL of the resource {name!r} cannot be read.") from None
+def _split(url: str) -> tuple[str, list[str]]:
+    """What stands before the parameters, without the scheme, and the parameters. A password may hold a `?` or `#`."""
+    rest = url.partition("://")[2]
+    user = re.match(r"[^@/]*@", rest)
+    start = user.end() if user else 0
+    place, _, parameters = rest[start:].partition("?")
+    return rest[:start] + place, [part for part in parameters.split("&") if part]
 
 
 _ADVICE = (
