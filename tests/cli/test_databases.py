@@ -97,6 +97,23 @@ def test_doctor_goes_on_after_an_unreachable_database(command: Command, postgres
     assert SECRET not in ran.stdout + ran.stderr
 
 
+@pytest.mark.parametrize("kind", ["mariadb", "postgresql"])
+def test_doctor_of_a_wrong_password_or_database(kind: str, command: Command, request: pytest.FixtureRequest) -> None:
+    if kind == "mariadb":
+        url: str = request.getfixturevalue("mariadb_url")
+        user = url.partition("://")[2].partition(":")[0]
+        wrong = url.replace(f"{user}:{user}@", f"{user}:{SECRET}@")
+    else:
+        wrong = f"{request.getfixturevalue('postgres_url')}_that_is_not_there"
+    ran = command("doctor", wrong, "--json")
+    assert ran.exit_code == 1
+    [finding] = ran.json["resources"][0]["findings"]
+    assert finding["check"] == "ResourceUnavailable"
+    assert finding["fix"]
+    assert SECRET not in ran.stdout + ran.stderr
+    assert SECRET not in command("init", wrong).stdout
+
+
 def test_doctor_looks_at_what_is_configured(command: Command, postgres_url: str) -> None:
     Path("syncpoint.toml").write_text(f'[resources]\nbank = "{postgres_url}"\nspare = "memory://a"', encoding="utf-8")
     assert [one["name"] for one in command("doctor", "--json").json["resources"]] == ["bank", "spare"]
