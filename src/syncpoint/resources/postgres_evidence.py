@@ -203,7 +203,10 @@ def holders(relation: str) -> str:
         "|| pg_catalog.left(a.query, 120) END "
         "FROM pg_catalog.pg_locks l JOIN pg_catalog.pg_class c ON c.oid = l.relation "
         "LEFT JOIN pg_catalog.pg_stat_activity a ON a.pid = l.pid "
-        "LEFT JOIN pg_catalog.pg_prepared_xacts x ON l.virtualtransaction = '-1/' || x.transaction::text "
+        # A prepared branch's locks have no process; its lock on its own number tells which branch it is.
+        "LEFT JOIN pg_catalog.pg_locks n ON l.pid IS NULL AND n.pid IS NULL AND n.locktype = 'transactionid' "
+        "AND n.virtualtransaction = l.virtualtransaction "
+        "LEFT JOIN pg_catalog.pg_prepared_xacts x ON x.transaction = n.transactionid "
         "WHERE l.locktype = 'relation' AND l.granted AND l.mode <> 'AccessShareLock' "
         "AND l.database = (SELECT oid FROM pg_catalog.pg_database WHERE datname = pg_catalog.current_database()) "
         f"AND c.relname = '{relation}' AND l.pid IS DISTINCT FROM pg_catalog.pg_backend_pid() "
