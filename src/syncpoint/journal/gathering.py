@@ -94,7 +94,7 @@ def view(
     return View(
         live=frozenset(neighbours.living),
         decisions={key: commit for key, commit in own.unended.items() if key not in noted_ends},
-        elsewhere=frozenset(neighbours.unended()) - own.unended.keys(),
+        elsewhere=frozenset(neighbours.unended()).difference(own.unended),
         ended=frozenset(own.kept) | (own.unended.keys() & noted_ends),
         inherited=inherited,
         coordinators=frozenset({own_guid, *(Guid(one.guid) for one in directory(own, neighbours) if one.adopted)}),

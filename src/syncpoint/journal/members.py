@@ -61,18 +61,23 @@ class SegmentReading:
     """None: it was torn before its header was forced."""
     reading: Reading
 
-    @property
-    def damaged(self) -> bool:
-        return self.reading.damaged
+    def damage(self, following: int | None) -> str:
+        """Why something that had been forced is lost, given the number of the segment that follows; else empty."""
+        reading = self.reading
+        if reading.damaged:
+            return reading.bad
+        if following is None or reading.sealed:
+            return ""
+        return f"{reading.bad or 'its end is missing'}, although a later segment follows"
 
 
-def read_segment(disk: Disk, paths: Paths, name: SegmentName, coordinator: Guid) -> SegmentReading:
-    """Read one segment whole. Raises FormatTooNew, FileNotFoundError."""
+def read_segment(disk: Disk, paths: Paths, name: SegmentName, coordinator: Guid | None) -> SegmentReading:
+    """Read one segment whole; any coordinator's when that is None. Raises FormatTooNew, FileNotFoundError."""
     path = paths.segment(name)
     data = disk.read(path)
     try:
         header = Header.from_bytes(data)
-        if header.name != name or header.coordinator != coordinator:
+        if header.name != name or coordinator not in (None, header.coordinator):
             raise BadBytes("the header names another segment or another journal")
     except BadBytes as error:
         forced = forced_above(name, data, 0)
@@ -86,16 +91,12 @@ def read_dead(
     """Read the segments of a dead process and verify them. Raises JournalDamaged, FormatTooNew."""
     for number, following in zip(numbers, (*numbers[1:], None), strict=True):
         found = read_segment(disk, paths, SegmentName(incarnation, number), coordinator)
-        reading = found.reading
-        if reading.damaged:
-            raise JournalDamaged(found.path, reading.end, reading.bad)
-        if following is not None:
-            if not reading.sealed:
-                why = reading.bad or "its end is missing"
-                raise JournalDamaged(found.path, reading.end, f"{why}, although a later segment follows")
-            if following != number + 1:
-                lost = paths.segment(SegmentName(incarnation, number + 1))
-                raise JournalDamaged(lost, 0, "the segment is missing")
+        damage = found.damage(following)
+        if damage:
+            raise JournalDamaged(found.path, found.reading.end, damage)
+        if following not in (None, number + 1):
+            lost = paths.segment(SegmentName(incarnation, number + 1))
+            raise JournalDamaged(lost, 0, "the segment is missing")
         yield found
 
 
