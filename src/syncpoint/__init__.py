@@ -1,1 +1,77 @@
-"""Syncpoint: one piece of work over several databases, everywhere or nowhere, exactly once."""
+"""Syncpoint: one piece of work over several databases, everywhere or nowhere, exactly once.
+
+    with syncpoint.TransactionManager(journal="./syncpoint-journal", resources={...}) as manager:
+        with manager.transaction() as tx:
+            tx.connect("bank").execute(...)
+            tx.connect("ledger").cursor().execute(...)
+
+Not for: the insides; adapters for other databases import `syncpoint.resources.base`.
+"""
+
+from __future__ import annotations
+
+from syncpoint.errors import (
+    AlreadyCommitted,
+    ConfigurationError,
+    DifferentRequest,
+    FormatTooNew,
+    HeuristicHazard,
+    HeuristicMixed,
+    HeuristicOutcome,
+    IdTooLong,
+    JournalDamaged,
+    JournalError,
+    JournalFailed,
+    JournalRefused,
+    ManagerClosed,
+    NotAllowed,
+    OutcomePending,
+    ResourceUnavailable,
+    ResultNotStorable,
+    SetupRefused,
+    SyncpointError,
+    TransactionAborted,
+    TransactionEnded,
+    TransactionError,
+    TransactionRunning,
+    TransactionTimeout,
+    UnknownResource,
+    WrongResource,
+)
+from syncpoint.manager.aio import AsyncTransaction, AsyncTransactionManager
+from syncpoint.manager.context import current
+from syncpoint.manager.sync import Transaction, TransactionManager
+
+__all__ = [
+    "AlreadyCommitted",
+    "AsyncTransaction",
+    "AsyncTransactionManager",
+    "ConfigurationError",
+    "DifferentRequest",
+    "FormatTooNew",
+    "HeuristicHazard",
+    "HeuristicMixed",
+    "HeuristicOutcome",
+    "IdTooLong",
+    "JournalDamaged",
+    "JournalError",
+    "JournalFailed",
+    "JournalRefused",
+    "ManagerClosed",
+    "NotAllowed",
+    "OutcomePending",
+    "ResourceUnavailable",
+    "ResultNotStorable",
+    "SetupRefused",
+    "SyncpointError",
+    "Transaction",
+    "TransactionAborted",
+    "TransactionEnded",
+    "TransactionError",
+    "TransactionManager",
+    "TransactionRunning",
+    "TransactionTimeout",
+    "UnknownResource",
+    "WrongResource",
+    "current",
+]
