@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import contextvars
+import inspect
 import logging
 import os
 import random
@@ -11,7 +12,7 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from types import FrameType
 from typing import Any
 
@@ -154,6 +155,8 @@ def test_an_interrupt_meant_for_the_program_is_raised_out_of_a_gather(runner: Th
         runner.run(one(Gather([one(Local(lambda: fail(KeyboardInterrupt()), "x")), one(Sleep(0.0))], "two")))
 
 
+# An interrupt that hits a destructor is lost: Python prints it and goes on.
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 def test_interrupts_at_any_moment_are_given_to_the_script(runner: ThreadRunner) -> None:
     """A storm of Ctrl-C: whatever they hit, the script ends, and nothing hangs."""
     seed = random.randrange(1 << 32)
@@ -165,7 +168,7 @@ def test_interrupts_at_any_moment_are_given_to_the_script(runner: ThreadRunner) 
     def handler(number: int, frame: FrameType | None) -> None:
         raise KeyboardInterrupt
 
-    def script() -> Script[None]:
+    def script() -> Generator[Step, Any, None]:
         for _ in range(1000):
             yield Gather([one(Local(lambda: None, "a")), one(Local(lambda: None, "b"))], "two")
             yield Batch(batcher, 1, "force")
@@ -180,9 +183,8 @@ def test_interrupts_at_any_moment_are_given_to_the_script(runner: ThreadRunner) 
                 signal.setitimer(signal.ITIMER_REAL, chance.uniform(0.0001, 0.005))
                 runner.run(running)
             signal.setitimer(signal.ITIMER_REAL, 0)
-            ended = getattr(running, "gi_frame", None) is None
-            begun = getattr(running, "gi_frame", None) is None or running.gi_frame.f_lasti > 0
-            assert ended or not begun, f"a script was left half-way; seed {seed}"
+            state = inspect.getgeneratorstate(running)
+            assert state in (inspect.GEN_CREATED, inspect.GEN_CLOSED), f"left half-way; seed {seed}"
     finally:
         signal.setitimer(signal.ITIMER_REAL, 0)
         signal.signal(signal.SIGALRM, before)
