@@ -183,6 +183,11 @@ class TransactionManager:
     def __repr__(self) -> str:
         return f"<TransactionManager {'open' if self._is_open else 'closed'} {self._core!r}>"
 
+    @property
+    def incarnation(self) -> int:
+        """Which start of a process this is: the number its branches carry. Only after `open`."""
+        return self._core.journal.incarnation
+
     # --- life ------------------------------------------------------------------------------------------------
 
     def open(self) -> Self:
