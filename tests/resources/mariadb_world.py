@@ -85,6 +85,7 @@ class World:
         self._loop = asyncio.Runner()
         self._runner = ThreadRunner() if mode == "sync" else AsyncRunner()
         self._sessions: list[MariadbSession] = []
+        self._owner = ready
         if ready:
             self.sql("CREATE TABLE account (id INT PRIMARY KEY, balance INT NOT NULL DEFAULT 0)")
             self.run(self.resource.contact(self.session(), self.contact()))
@@ -97,7 +98,7 @@ class World:
     ) -> None:
         for session in self._sessions:
             self.run(self.resource.close(session))
-        for literal in self.server.prepared() if self.server.running else []:
+        for literal in self.server.prepared() if self._owner else []:
             self.server.execute(f"XA ROLLBACK {literal}")
         self.do(lambda: self._runner.close())
         self._loop.close()

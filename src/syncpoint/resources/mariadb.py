@@ -34,7 +34,7 @@ from syncpoint.resources.base import (
     Vote,
 )
 from syncpoint.resources.mariadb_driver import OPTIONS, Replies, make_driver, read_url
-from syncpoint.resources.mariadb_session import Holder, MariadbSession, Phase, error_code
+from syncpoint.resources.mariadb_session import WRONG_STATE, Holder, MariadbSession, Phase, error_code
 from syncpoint.steps import Call, Script
 
 DUPLICATE_KEY = 1062
@@ -43,7 +43,6 @@ LOCK_TIMEOUT = 1205
 CHANGED_SINCE_READ = 1020  # innodb_snapshot_isolation
 STATEMENT_TIMEOUT = 1969
 UNKNOWN_XID = 1397
-WRONG_STATE = 1399
 DUPLICATE_XID = 1440
 NOT_OWNER_OF_THREAD = 1095
 ROLLED_BACK = frozenset((1402, 1613, 1614))  # XA_RBROLLBACK, XA_RBTIMEOUT, XA_RBDEADLOCK
@@ -189,7 +188,8 @@ class MariadbResource(Resource):
         if len(replies.results) > 2:
             own.phase = Phase.IDLE  # XA END was answered
         code = yield from self._undo(own)
-        if own.phase is Phase.IDLE and code == UNKNOWN_XID and replies.code not in ROLLED_BACK:
+        if own.phase is Phase.IDLE and not _is_gone(code, replies):
+            own.broken = True
             raise ConnectionLost(
                 f"The branch {own.identifier} at {self.name!r} ended in an unknown way: {replies.error}.",
                 advice="Its outcome is found out.",
@@ -205,8 +205,8 @@ class MariadbResource(Resource):
         return vote
 
     def _undo(self, own: MariadbSession) -> Script[int]:
-        """Roll the branch back in whatever state; returns XA ROLLBACK's error number. Raises ConnectionLost when it
-        may still be there. Unless it went by itself, nothing else is open on the connection afterwards."""
+        """Roll the branch back in whatever state; returns XA ROLLBACK's error number. Unless that is 0 the session is
+        broken: closing it rolls back a branch that never came to XA PREPARE, and whatever else is open on it."""
         name = sql.xid(_branch(own))
         # A deadlock's victim, or a branch that XA END was said to, takes XA ROLLBACK only (DATABASES MariaDB 4).
         ways = [f"XA END {name}; XA ROLLBACK {name}", f"XA ROLLBACK {name}"]
@@ -216,15 +216,8 @@ class MariadbResource(Resource):
             replies: Replies = yield self._send(own, way, "XA ROLLBACK")
             if replies.code != WRONG_STATE:
                 break
-        code = replies.code
-        if code != 0:
-            own.broken = True  # whatever else is open on it ends with the connection
-        if code not in (0, UNKNOWN_XID, *ROLLED_BACK):
-            raise ConnectionLost(
-                f"The branch {own.identifier} at {self.name!r} could not be rolled back: {replies.error}.",
-                advice="Its connection is closed.",
-            )
-        return code
+        own.broken = own.broken or replies.code != 0
+        return replies.code
 
     def commit(self, session: Session) -> Script[Answer]:
         own = _own(session)
@@ -255,7 +248,9 @@ class MariadbResource(Resource):
         prepared = own.phase is Phase.PREPARED
         code = yield from self._undo(own)
         own.ends()
-        return Answer.NOT_FOUND if prepared and code == UNKNOWN_XID else Answer.ABORTED
+        if not prepared or code in (0, *ROLLED_BACK):
+            return Answer.ABORTED
+        return Answer.NOT_FOUND if code == UNKNOWN_XID else Answer.RETRY
 
     # --- finding out and finishing -----------------------------------------------------------------------
 
@@ -348,6 +343,11 @@ def _own(session: Session) -> MariadbSession:
 def _branch(own: MariadbSession) -> Identifier:
     assert own.identifier is not None, f"{own!r} has no branch"
     return own.identifier
+
+
+def _is_gone(code: int, replies: Replies) -> bool:
+    """Whether XA ROLLBACK's answer, after XA PREPARE or COMMIT failed, proves that nothing is left."""
+    return code in (0, *ROLLED_BACK) or (code == UNKNOWN_XID and replies.code in ROLLED_BACK)
 
 
 def _why(own: MariadbSession, code: int, replies: Replies) -> str:

@@ -10,6 +10,7 @@ Not for: sending anything (mariadb_driver.py), or refusing calls of the driver (
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import Enum, auto
@@ -37,8 +38,13 @@ CAPABILITY_SESSION_TRACK = 1 << 23
 STATUS_SESSION_STATE_CHANGED = 0x4000
 TRACK_TRANSACTION_STATE = 5
 
+WRONG_STATE = 1399  # XAER_RMFAIL: not in this state of the XA transaction
+
 # Server errors that come with the end of the connection: whether the statement took effect is unknown.
 LAST_WORDS = frozenset((1053, 1080, 1152, 1158, 1159, 1160, 1161, 1184, 1927))
+
+
+_STATE = re.compile(rb"[TI_][r_][R_][w_][W_][s_][S_][L_]\Z")
 
 
 class Phase(Enum):
@@ -114,7 +120,7 @@ class MariadbSession(Session):
         self.over = False
         """The server reported that the transaction is no more: a deadlock's victim, or ended by SQL text."""
         self.error: BaseException | None = None
-        """The last error that a statement of the transaction's code got."""
+        """The last error that a statement of the transaction's code got, but for those that only follow from it."""
 
     def __repr__(self) -> str:
         broken = " broken" if self.broken else ""
@@ -171,7 +177,7 @@ class MariadbSession(Session):
         """Called when sending or reading raised. Anything but an error that the server sent breaks the session."""
         if not is_server_error(error):
             self.broken = True
-        elif not self.inside:
+        elif not self.inside and error_code(error) != WRONG_STATE:
             self.error = error
 
     def saw(self, packet: bytes) -> None:
@@ -200,9 +206,10 @@ def transaction_state(packet: bytes) -> str | None:
         while at < end:
             after = _skip_text(packet, at + 1)
             if packet[at] == TRACK_TRANSACTION_STATE:
-                return packet[after - 8 : after].decode("ascii")
+                match = _STATE.match(packet[after - 8 : after])
+                return match and match[0].decode()
             at = after
-    except (IndexError, UnicodeDecodeError):
+    except IndexError:
         pass
     return None
 

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
 ACCESS_DENIED = frozenset((1044, 1045, 1142, 1143, 1227))
 MISSING = frozenset((1049, 1146))
+SERVER_READ_ONLY = 1290
 
 INSPECT = (
     "SELECT VARIABLE_NAME, VARIABLE_VALUE FROM information_schema.GLOBAL_VARIABLES WHERE VARIABLE_NAME IN "
@@ -189,6 +190,8 @@ def _rights(resource: MariadbResource, replies: Replies) -> Finding:
             "not made yet; first use makes it when rights allow",
             "Run `syncpoint init` with an account that may.",
         )
+    if replies.code == SERVER_READ_ONLY:
+        return Finding(Severity.WARNING, "schema syncpoint", "not checked: the server is read-only")
     return Finding(
         Severity.REFUSED,
         "schema syncpoint",

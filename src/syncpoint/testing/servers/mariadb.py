@@ -7,18 +7,16 @@
         server.start()                       # same folder, same port
         assert server.prepared() == [...]    # what XA RECOVER lists
 
-The server dies with the process that started it, however that process ends: a small shell stands between
-the two and reads a pipe that closes with its parent. Not for: production, or servers it did not start.
+The server dies with the process that started it, however that process ends. Not for: production, or servers it did
+not start.
 """
 
 from __future__ import annotations
 
 import contextlib
 import os
-import random
 import shutil
 import signal
-import socket
 import subprocess
 import tempfile
 import time
@@ -27,9 +25,10 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
+from syncpoint.testing.servers.base import Account, GuardedProcess, ServerFailed, free_port
+
 USER = "app"  # its password is its name
 START_SECONDS_MAX = 60.0
-STOP_SECONDS_MAX = 30.0
 
 DEFAULT_SETTINGS: Mapping[str, str] = {
     "innodb_flush_log_at_trx_commit": "1",
@@ -43,21 +42,6 @@ DEFAULT_SETTINGS: Mapping[str, str] = {
     "max_connections": "300",
     "character_set_server": "utf8mb4",
 }
-
-# Ends when the server ends; ends the server when its own parent is gone (then nobody else would).
-GUARDIAN = """
-exec 4<&0
-"$@" </dev/null >/dev/null 2>&1 4<&- & server=$!
-{ read -r _ <&4; kill -9 $server; } >/dev/null 2>&1 & reader=$!
-echo $server
-exec >&- 4<&-
-wait $server
-kill $reader
-"""
-
-
-class ServerFailed(Exception):
-    """The test server did not start or stop; the message holds the end of its log."""
 
 
 class MariadbServer:
@@ -74,8 +58,7 @@ class MariadbServer:
         self.folder = Path(tempfile.mkdtemp(prefix="syncpoint-mariadb-") if folder is None else folder)
         self.settings = {**DEFAULT_SETTINGS, **(settings or {})}
         self.port = port or free_port()
-        self.pid = 0
-        self._guardian: subprocess.Popen[bytes] | None = None
+        self._process: GuardedProcess | None = None
 
     def __repr__(self) -> str:
         return f"<MariadbServer port={self.port} {'running' if self.running else 'stopped'}>"
@@ -106,7 +89,12 @@ class MariadbServer:
 
     @property
     def running(self) -> bool:
-        return self._guardian is not None and self._guardian.poll() is None
+        return self._process is not None and self._process.running
+
+    @property
+    def pid(self) -> int:
+        """The server's process; 0 when it does not run."""
+        return self._process.pid if self._process is not None and self._process.running else 0
 
     def start(self) -> None:
         """Start the server, installing its data folder the first time. Raises ServerFailed."""
@@ -115,16 +103,9 @@ class MariadbServer:
         if fresh:
             self._install()
         accounts = [f"--init-file={self.folder / 'accounts.sql'}"] if fresh else []
-        self._guardian = subprocess.Popen(
-            ["/bin/sh", "-c", GUARDIAN, "guardian", *self._command(), *accounts],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.DEVNULL,
-            start_new_session=True,
-        )
-        assert self._guardian.stdout is not None
-        with self._guardian.stdout as pipe:
-            self.pid = int(pipe.readline())
+        # As root it runs as root: unlike PostgreSQL it may, and reaches whatever folder it is given.
+        account = Account(os.geteuid(), os.getegid(), borrowed=False)
+        self._process = GuardedProcess([*self._command(), *accounts], account, signal.SIGKILL)
         self._wait_until_ready()
 
     def stop(self) -> None:
@@ -236,38 +217,14 @@ class MariadbServer:
             time.sleep(0.02)
 
     def _end(self, how: signal.Signals) -> None:
-        guardian, self._guardian = self._guardian, None
-        if guardian is None:
-            return
-        assert guardian.stdin is not None
-        if guardian.poll() is None:
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(self.pid, how)
-        try:
-            guardian.wait(STOP_SECONDS_MAX)
-        except subprocess.TimeoutExpired:
-            guardian.stdin.close()  # the guardian kills what is left
-            guardian.wait()
-            raise ServerFailed(f"mariadbd did not stop and was killed:\n{self._log_tail()}") from None
-        finally:
-            guardian.stdin.close()
+        process, self._process = self._process, None
+        if process is not None:
+            process.end(how)
 
     def _log_tail(self) -> str:
         with contextlib.suppress(OSError):
             return (self.folder / "log").read_text(errors="replace")[-3000:]
         return "(no log)"
-
-
-def free_port() -> int:
-    """A free loopback port below 32768, out of the way of the system's own choices."""
-    while True:
-        port = random.randrange(15000, 32000)
-        with contextlib.closing(socket.socket()) as probe:
-            try:
-                probe.bind(("127.0.0.1", port))
-            except OSError:
-                continue
-            return port
 
 
 def _program(name: str) -> str | None:
