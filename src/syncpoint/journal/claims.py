@@ -74,3 +74,7 @@ class Claims:
         """Give everything back."""
         for transaction in list(self._held):
             self.release_transaction(transaction)
+
+    def forget(self) -> None:
+        """In a forked child: they are the parent's."""
+        self._held = {}

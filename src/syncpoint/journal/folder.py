@@ -179,6 +179,8 @@ class FolderJournal(Journal):
 
     def abandon(self) -> None:
         """See `Journal.abandon`."""
+        if self._state == "open":
+            self._claims.forget()
         self._state = "abandoned"
         self._gate = None
         self._held.pop_all()  # the parent's: not given back from here

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass
+from itertools import zip_longest
 
 from syncpoint.errors import JournalDamaged, JournalRefused
 from syncpoint.ids import Guid, Incarnation
@@ -149,7 +150,7 @@ def _report(found: SegmentReading) -> SegmentReport:
 def _segments(disk: Disk, paths: Paths, coordinator: Guid | None) -> Iterator[tuple[SegmentReading, Damage | None]]:
     """Every segment, and what is lost of it. Segments that living processes remove meanwhile are passed over."""
     for incarnation, numbers in list_segments(disk, paths).items():
-        for number, following in zip(numbers, (*numbers[1:], None), strict=True):
+        for number, following in zip_longest(numbers, numbers[1:]):
             try:
                 found = read_segment(disk, paths, SegmentName(incarnation, number), coordinator)
             except FileNotFoundError:

@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
+from itertools import zip_longest
 from typing import Any
 
 from syncpoint.errors import JournalDamaged
@@ -89,7 +90,7 @@ def read_dead(
     disk: Disk, paths: Paths, incarnation: Incarnation, numbers: Sequence[int], coordinator: Guid
 ) -> Iterator[SegmentReading]:
     """Read the segments of a dead process and verify them. Raises JournalDamaged, FormatTooNew."""
-    for number, following in zip(numbers, (*numbers[1:], None), strict=True):
+    for number, following in zip_longest(numbers, numbers[1:]):
         found = read_segment(disk, paths, SegmentName(incarnation, number), coordinator)
         damage = found.damage(following)
         if damage:
