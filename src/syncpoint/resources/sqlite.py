@@ -16,6 +16,9 @@ the note between them. This file is what waits: for the write lock, and for the 
 Contact leaves its marks without settling a note that stands, because recovery, which settles it, comes after contact;
 it touches only `syncpoint_*` tables, which no changeset holds.
 
+In one process, use the file through Syncpoint only: never open it with Python's `sqlite3` module there, which would
+drop the file's locks (sqlite_locks.py). Other processes may use what they like.
+
 Every step is `Blocking`, in both modes. Not for: several branches under one COMMIT (DESIGN section 4, rule 10).
 """
 
@@ -50,9 +53,9 @@ from syncpoint.resources.base import (
     Vote,
 )
 from syncpoint.resources.sqlite_branch import SqliteSession
-from syncpoint.resources.sqlite_changeset import quoted
-from syncpoint.resources.sqlite_connection import GuardedConnection, Target, open_connection
-from syncpoint.resources.sqlite_inspect import inspect, lock_holder
+from syncpoint.resources.sqlite_connection import GuardedConnection, Target, open_connection, quoted
+from syncpoint.resources.sqlite_inspect import inspect
+from syncpoint.resources.sqlite_locks import lock_holder
 from syncpoint.resources.sqlite_note import Note
 from syncpoint.steps import Blocking, Local, Script, Sleep
 

@@ -21,6 +21,7 @@ import apsw
 from syncpoint.errors import ConnectionLost, ResourceUnavailable, SetupRefused
 from syncpoint.ids import Guid, Identifier
 from syncpoint.resources import sqlite_ledger as ledger
+from syncpoint.resources import sqlite_locks
 from syncpoint.resources.base import Answer, Choice, Session, Vote
 from syncpoint.resources.sqlite_changeset import CannotCapture, Capture, Watcher, encode_state
 from syncpoint.resources.sqlite_connection import GuardedConnection
@@ -33,7 +34,19 @@ COMMIT_BUSY_MS = 2000
 class SqliteSession(Session):
     """A connection, its note file, and the branch on it, if any."""
 
-    __slots__ = ("branch", "capture", "connection", "file", "guid", "notes", "read_only", "settled", "voted", "watcher")
+    __slots__ = (
+        "branch",
+        "capture",
+        "connection",
+        "file",
+        "guid",
+        "lock_is_seen",
+        "notes",
+        "read_only",
+        "settled",
+        "voted",
+        "watcher",
+    )
 
     def __init__(self, connection: GuardedConnection, path: str, opened_at: float) -> None:
         super().__init__()
@@ -47,6 +60,8 @@ class SqliteSession(Session):
         self.capture: Capture | None = None
         self.read_only = False
         self.voted = False
+        self.lock_is_seen = False
+        """The operating system showed our write lock, so it can be asked whether we still have it."""
         self.settled = b""
         """Bytes of the last note that is known to be settled: it need not be looked up again."""
 
@@ -67,6 +82,10 @@ class SqliteSession(Session):
             )
         if not self.notes.is_current():
             self.notes.close()
+
+    def lost_lock(self) -> bool:
+        """Whether another copy of SQLite in this process dropped our write lock (sqlite_locks.py)."""
+        return self.lock_is_seen and not sqlite_locks.is_ours(self.notes.database)
 
     def require_guid(self) -> Guid:
         """The file's GUID. Raises SetupRefused when Syncpoint's tables are missing."""
@@ -134,6 +153,7 @@ def lock(session: SqliteSession, busy_ms: int) -> None:
     connection.rolled_back = False
     connection.set_busy_timeout(busy_ms)
     connection.control("BEGIN IMMEDIATE")
+    session.lock_is_seen = sqlite_locks.another_sqlite_is_loaded() and sqlite_locks.is_ours(session.notes.database)
 
 
 def start_branch(session: SqliteSession, identifier: Identifier) -> None:
@@ -255,6 +275,12 @@ def _require_sound(session: SqliteSession) -> None:
     connection = session.connection
     if connection.rolled_back or not connection.in_transaction:
         raise _No("the branch was rolled back by a statement (ON CONFLICT ROLLBACK), or by SQLite after an error")
+    if session.lost_lock():
+        session.broken = True
+        raise _No(
+            "the file's write lock was dropped by another copy of SQLite in this process (the module sqlite3); open "
+            "that file only through Syncpoint here"
+        )
     try:
         connection.end_statements(force=False)
     except apsw.IncompleteExecutionError as error:
@@ -299,7 +325,7 @@ def commit(session: SqliteSession) -> Answer:
     """COMMIT a branch that voted yes. RETRY: still open (readers in the way), or lost; then recovery redoes it."""
     assert session.branch is not None, "commit follows a yes vote"
     connection = session.connection
-    if not session.voted or connection.rolled_back or not connection.in_transaction:
+    if not session.voted or connection.rolled_back or not connection.in_transaction or session.lost_lock():
         session.broken = True
         return Answer.RETRY
     connection.end_statements(force=True)

@@ -30,7 +30,7 @@ import apsw
 import msgspec
 
 from syncpoint.errors import FormatTooNew
-from syncpoint.resources.sqlite_connection import GuardedConnection
+from syncpoint.resources.sqlite_connection import GuardedConnection, quoted
 
 STATE_FORMAT = 1
 OWN_TABLES_PREFIX = "syncpoint_"
@@ -126,11 +126,6 @@ def is_ours_or_sqlites(table: str) -> bool:
     return table.lower().startswith((OWN_TABLES_PREFIX, "sqlite_"))
 
 
-def quoted(name: str) -> str:
-    """An SQL identifier."""
-    return '"' + name.replace('"', '""') + '"'
-
-
 # --- capturing -------------------------------------------------------------------------------------------------------
 
 
@@ -204,12 +199,9 @@ class Capture:
         )
 
     def attached_written(self) -> list[str]:
-        """Attached databases that the branch wrote to."""
-        return [
-            schema
-            for schema in self._connection.db_names()
-            if schema not in ("main", "temp") and self._connection.txn_state(schema) == apsw.SQLITE_TXN_WRITE
-        ]
+        """Attached databases that the branch wrote to. (It attached them itself: begin detaches all others.)"""
+        attached = self._connection.attached()
+        return [schema for schema in attached if self._connection.txn_state(schema) == apsw.SQLITE_TXN_WRITE]
 
     def take(self) -> State | None:
         """What the branch changed; None: nothing. Raises CannotCapture."""

@@ -108,13 +108,20 @@ class GuardedConnection(apsw.Connection):
                 cursor.close(True)
 
     def restore_defaults(self) -> None:
-        """Undo what a user of this connection may have set for himself."""
+        """Between branches, undo what a user of this connection may have set for himself."""
         self.exec_trace = None
         self.row_trace = None
         self.cursor_factory = TrackedCursor
         # Setting an authorizer makes every cached statement compile anew, so only when somebody replaced it.
         if self.authorizer is not self._authorizer:
             self.authorizer = self._authorizer
+        # BEGIN IMMEDIATE would lock them too, and it could not be told any more whether they were written.
+        for schema in self.attached():
+            self.run(f"DETACH {quoted(schema)}")
+
+    def attached(self) -> list[str]:
+        """Attached databases, by schema name."""
+        return [schema for schema in self.db_names() if schema not in ("main", "temp")]
 
     def end_statements(self, *, force: bool) -> None:
         """Close the users' cursors and blobs: an unfinished one would make COMMIT fail.
@@ -184,6 +191,11 @@ class GuardedConnection(apsw.Connection):
         return blob
 
     blobopen = blob_open  # apsw's older name
+
+
+def quoted(name: str) -> str:
+    """An SQL identifier."""
+    return '"' + name.replace('"', '""') + '"'
 
 
 def _run_it(*_: Any) -> bool:

@@ -1,7 +1,6 @@
 """Looks at a SQLite file for `syncpoint doctor`: set-ups that would break a promise, and what a branch cannot carry.
 
-Also who holds a file's write lock, as far as the operating system tells. Changes nothing; every function blocks.
-Not for: enforcing at work (sqlite_connection.py, sqlite_changeset.py).
+Changes nothing; every function blocks. Not for: enforcing at work (sqlite_connection.py, sqlite_changeset.py).
 """
 
 from __future__ import annotations
@@ -30,8 +29,6 @@ NETWORK_FILE_SYSTEMS = frozenset(
         "smbfs",
     )
 )
-_WAL_WRITE_LOCK_BYTE = 120  # in <file>-shm
-_RESERVED_BYTE = 0x4000_0001  # in the database, with a rollback journal
 
 
 def inspect(connection: GuardedConnection) -> list[Finding]:
@@ -152,31 +149,3 @@ def _triggers(connection: GuardedConnection) -> list[Finding]:
             Severity.OK, "triggers", f"{', '.join(names)}: a redo carries what they changed, and does not fire them"
         )
     ]
-
-
-# --- who holds the write lock --------------------------------------------------------------------------------------
-
-
-def lock_holder(path: str, locks: str = "/proc/locks") -> str:
-    """Who holds the file's write lock, in words; empty when nobody can be named."""
-    try:
-        with open(locks, encoding="ascii", errors="replace") as file:
-            lines = file.read().splitlines()
-    except OSError:
-        return ""
-    wanted = {}
-    for name, byte in ((path + "-shm", _WAL_WRITE_LOCK_BYTE), (path, _RESERVED_BYTE)):
-        try:
-            wanted[os.stat(name).st_ino] = byte
-        except OSError:
-            continue
-    for line in lines:
-        fields = line.split()
-        if len(fields) < 8 or fields[1] != "POSIX" or fields[3] != "WRITE":
-            continue
-        inode, start = fields[5].rpartition(":")[2], int(fields[6])
-        end = start if fields[7] == "EOF" else int(fields[7])
-        byte = wanted.get(int(inode), -1)
-        if start <= byte <= end and int(fields[4]) > 0:
-            return "another connection of this process" if int(fields[4]) == os.getpid() else f"process {fields[4]}"
-    return ""

@@ -43,7 +43,8 @@ _BY_KEY = "coordinator = ? AND attempt = ? AND transaction_id = ? AND branch = ?
 
 def is_missing(error: BaseException) -> bool:
     """Whether the error says that Syncpoint's tables are not there."""
-    return isinstance(error, apsw.SQLError) and "no such table: syncpoint_" in str(error)
+    text = str(error)
+    return isinstance(error, apsw.SQLError) and text.startswith("no such table") and "syncpoint_" in text
 
 
 def make_tables(connection: GuardedConnection, guid: Guid) -> None:

@@ -75,9 +75,7 @@ def decode_note(raw: bytes, path: str) -> Note | None:
 
     `path` is for messages. Raises NoteRefused (not ours), FormatTooNew. Nothing is changed.
     """
-    if not raw.strip(b"\0"):
-        return None  # missing, empty, or only extended by a torn first write
-    if not (raw.startswith(NOTE_MAGIC) or NOTE_MAGIC.startswith(raw)):
+    if not NOTE_MAGIC.startswith(raw[:8].rstrip(b"\0")):  # a torn first write may leave a part of it, and zeros
         raise _refused(path, f"it begins with {raw[:8].hex()}, which Syncpoint never writes")
     if len(raw) > 8 and raw[8] > NOTE_FORMAT:
         raise FormatTooNew(f"note {path}", raw[8], NOTE_FORMAT)
