@@ -27,7 +27,7 @@ def _group() -> None:
 @app.command("transfer")
 def transfer(
     ctx: typer.Context,
-    seconds: Annotated[float, typer.Option("--seconds", min=1, help="How long to transfer, about.")] = 20,
+    seconds: Annotated[float, typer.Option("--seconds", min=1, help="How long to transfer, about.")] = 15,
     as_json: JsonOption = False,
 ) -> None:
     """Transfers between databases while processes and servers are killed; in the end the books must balance."""

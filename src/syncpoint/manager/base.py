@@ -42,6 +42,11 @@ class BaseTransaction:
         return str(self.work.key.transaction)
 
     @property
+    def attempt(self) -> str:
+        """Which try at this transaction this is, "incarnation.counter": unique among all tries of all processes."""
+        return str(self.work.key.attempt)
+
+    @property
     def pending(self) -> frozenset[str]:
         """After the block: resources whose branch is decided but has not acknowledged yet; recovery goes on with
         them (O18). Empty when it is committed everywhere."""

@@ -1,0 +1,218 @@
+"""`syncpoint demo transfer`: sixteen transfers at a time over real databases, while workers are killed and databases
+restarted; then the books are audited, from outside.
+
+    {"databases": […], "committed": n, "aborted": n, "kills": n, "kills_in_commit": n, "torn": 0, "lost": 0,
+     "duplicated": 0, "in_doubt": 0, "total_before": x, "total_after": x, "longest_lock_after_kill_ms": n,
+     "longest_lock_after_restart_ms": n, …}
+
+Also: `restarts`, `finished_by_commit` and `finished_by_abort` (of the branches seen prepared after a kill), `resent`
+(transfers whose answer a kill had swallowed, sent again under the same id). Not for: the parts (bank, worker, chaos).
+"""
+
+from __future__ import annotations
+
+import json as json_module
+import sys
+import tempfile
+import threading
+import time
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.live import Live
+from rich.table import Table
+
+import syncpoint
+from syncpoint.demo.bank import Audit, Bank, audit
+from syncpoint.demo.chaos import Chaos, Server, WorkerSlot
+from syncpoint.demo.worker import read_log
+from syncpoint.errors import ConfigurationError
+from syncpoint.ids import TransactionId
+from syncpoint.testing.servers.mariadb import MariadbServer
+from syncpoint.testing.servers.postgres import PostgresServer
+
+WORKERS = 4
+TRANSFERS_AT_A_TIME = 16
+KILL_PERIOD_S = 0.5
+DRAIN_S_MAX = 30.0
+ZEROS = ("torn", "lost", "duplicated", "in_doubt")
+
+
+@dataclass
+class Stage:
+    """Everything that runs."""
+
+    bank: Bank
+    journal: str
+    workers: list[WorkerSlot]
+    chaos: Chaos
+    total_before: int
+
+
+def run(seconds: float = 15.0, json: bool = False, seed: int = 1) -> int:
+    """Run the demonstration for about `seconds`; returns the exit code: 0 if every promise was kept."""
+    if not PostgresServer.available():
+        raise ConfigurationError(
+            "The demonstration needs a PostgreSQL server and its driver.", advice="Run: pip install 'syncpoint[demo]'"
+        )
+    console = Console(stderr=True)
+    with ExitStack() as stack:
+        stage = _set_up(stack, console, seed)
+        _perform(stage, seconds, console)
+        report = _report(stage, console)
+    if json:
+        print(json_module.dumps(report))
+    else:
+        _print(report, Console())
+    kept = all(report[name] == 0 for name in ZEROS) and report["total_before"] == report["total_after"]
+    return 0 if kept else 1
+
+
+# --- set-up ----------------------------------------------------------------------------------------------------
+
+
+def _set_up(stack: ExitStack, console: Console, seed: int) -> Stage:
+    console.print("Starting private database servers …")
+    folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="syncpoint-demo-")))
+    servers: dict[str, Server] = {}
+    urls: dict[str, str] = {}
+    postgres = stack.enter_context(PostgresServer())
+    servers["bank"], urls["bank"] = postgres, postgres.create_database("bank")
+    if MariadbServer.available():
+        mariadb = stack.enter_context(MariadbServer())
+        servers["ledger"], urls["ledger"] = mariadb, mariadb.create_database("ledger")
+    else:
+        console.print("MariaDB is left out: no mariadbd was found (install your system's mariadb-server to see it).")
+    urls["audit"] = f"sqlite:///{folder / 'audit.db'}"
+    bank = Bank(urls)
+    bank.make_tables()
+    journal = str(folder / "journal")
+    threads = TRANSFERS_AT_A_TIME // WORKERS
+    workers = [WorkerSlot(number, threads, journal, bank, folder, seed) for number in range(WORKERS)]
+    stage = Stage(bank, journal, workers, Chaos(bank, workers, servers, seed), bank.total())
+    for slot in workers:
+        slot.start()
+        stack.callback(slot.stop, 0.0)
+    return stage
+
+
+# --- the run -----------------------------------------------------------------------------------------------------
+
+
+def _perform(stage: Stage, seconds: float, console: Console) -> None:
+    until = time.monotonic() + seconds
+    trouble: list[BaseException] = []
+    over = threading.Event()
+    chaos = threading.Thread(target=_chaos, args=(stage, until, over, trouble), daemon=True)
+    chaos.start()
+    with Live(_progress(stage, seconds), console=console, refresh_per_second=4, transient=True) as live:
+        while chaos.is_alive():
+            chaos.join(0.25)
+            live.update(_progress(stage, max(0.0, until - time.monotonic())))
+    if trouble:
+        raise trouble[0]
+    for slot in stage.workers:
+        slot.stop(DRAIN_S_MAX)
+    stage.chaos.settle()
+
+
+def _chaos(stage: Stage, until: float, over: threading.Event, trouble: list[BaseException]) -> None:
+    """Kill a worker every half second; restart each database once, in between."""
+    begun = time.monotonic()
+    length = until - begun
+    names = list(stage.chaos.servers)
+    restarts = [(begun + length * (number + 1) / (len(names) + 1), name) for number, name in enumerate(names)]
+    try:
+        while time.monotonic() < until:
+            if restarts and time.monotonic() >= restarts[0][0]:
+                stage.chaos.restart(restarts.pop(0)[1])
+            stage.chaos.kill_one(lambda: time.monotonic() >= until)
+            over.wait(min(KILL_PERIOD_S, max(0.0, until - time.monotonic())))
+    except BaseException as error:
+        trouble.append(error)
+
+
+def _progress(stage: Stage, left_s: float) -> Table:
+    events = _count_events(stage)
+    tally = stage.chaos.tally
+    table = Table(title=f"transfers over {', '.join(stage.bank.urls)}: {left_s:.0f} s left")
+    for column in ("told committed", "told aborted", "kill -9", "in a commit", "restarts"):
+        table.add_column(column, justify="right")
+    table.add_row(
+        str(events.get("committed", 0)),
+        str(_aborted(events)),
+        str(tally.kills),
+        str(tally.kills_in_commit),
+        str(tally.restarts),
+    )
+    return table
+
+
+def _count_events(stage: Stage) -> dict[str, int]:
+    counted: dict[str, int] = {}
+    for slot in stage.workers:
+        for event, _ in read_log(slot.log):
+            counted[event] = counted.get(event, 0) + 1
+    return counted
+
+
+def _aborted(events: dict[str, int]) -> int:
+    return events.get("aborted", 0) + events.get("retried", 0) + events.get("failed", 0)
+
+
+# --- the audit -------------------------------------------------------------------------------------------------------
+
+
+def _report(stage: Stage, console: Console) -> dict[str, Any]:
+    console.print("Settling what is left, then counting in the databases …")
+    with syncpoint.TransactionManager(stage.journal, dict(stage.bank.urls), background=False) as manager:
+        manager.recover(wait_seconds=DRAIN_S_MAX)
+    told = {
+        what: event for slot in stage.workers for event, what in read_log(slot.log) if event in ("committed", "aborted")
+    }
+    counted = audit(stage.bank, told)
+    committed, aborted = _endings(stage, counted)
+    events, tally = _count_events(stage), stage.chaos.tally
+    for slot in stage.workers:
+        if slot.complaints():
+            console.print(f"[yellow]worker {slot.slot} wrote:[/] {slot.complaints()[-2000:]}")
+    return {
+        "databases": [stage.bank.kind(name) for name in stage.bank.urls],
+        "committed": counted.committed,
+        "aborted": _aborted(events),
+        "kills": tally.kills,
+        "kills_in_commit": tally.kills_in_commit,
+        "torn": counted.torn,
+        "lost": counted.lost,
+        "duplicated": counted.duplicated,
+        "in_doubt": counted.in_doubt,
+        "total_before": stage.total_before,
+        "total_after": stage.bank.total(),
+        "longest_lock_after_kill_ms": round(tally.longest_lock_after_kill_ms),
+        "longest_lock_after_restart_ms": round(tally.longest_lock_after_restart_ms),
+        "finished_by_commit": committed,
+        "finished_by_abort": aborted,
+        "restarts": tally.restarts,
+    }
+
+
+def _endings(stage: Stage, counted: Audit) -> tuple[int, int]:
+    """How the tries ended that were seen prepared after their worker's death: by the rows that carry their number."""
+    caught = {(str(one.transaction), str(one.attempt)) for one in stage.chaos.tally.caught}
+    done = {(str(TransactionId.from_user_id("", transfer)), attempt) for transfer, attempt in counted.tries}
+    return len(caught & done), len(caught - done)
+
+
+def _print(report: dict[str, Any], console: Console) -> None:
+    table = Table(title="Counted in the databases, against what the clients were told", show_header=False)
+    table.add_column(style="bold")
+    table.add_column(justify="right")
+    for name, value in report.items():
+        good = name in ZEROS and value == 0
+        shown = ", ".join(value) if isinstance(value, list) else f"{value:,}"
+        table.add_row(name.replace("_", " "), f"[green]{shown}[/]" if good else shown)
+    console.print(table)
+    sys.stdout.flush()
