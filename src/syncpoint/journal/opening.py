@@ -85,7 +85,7 @@ def read_or_make(disk: Disk, clock: Clock, random: Random, paths: Paths) -> Head
 def verify_and_draw(disk: Disk, paths: Paths, neighbours: Neighbours) -> tuple[Incarnation, FileLock]:
     """Read what all others left, then draw the next incarnation and take its lock.
 
-    Raises JournalDamaged before anything is changed, JournalRefused, FormatTooNew, OSError.
+    Raises JournalDamaged before anything is changed, FormatTooNew, OSError.
     """
     neighbours.survey(probe=True)
     drawn = read_counter(disk, paths)
@@ -96,9 +96,5 @@ def verify_and_draw(disk: Disk, paths: Paths, neighbours: Neighbours) -> tuple[I
     incarnation = Incarnation(drawn + 1)
     write_counter(disk, paths, incarnation)  # before it is used, so that it is never drawn again
     lock = disk.lock(paths.member(incarnation))
-    if lock is None:
-        raise JournalRefused(
-            f"Somebody else holds the lock of incarnation {incarnation} in the journal at {paths.root}.",
-            advice="Try again; the next incarnation will be drawn.",
-        )
+    assert lock is not None  # never drawn before, and only who holds the folder's lock tries a file without segments
     return incarnation, lock
