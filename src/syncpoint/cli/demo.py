@@ -5,7 +5,6 @@ Not for: the demonstrations themselves (demo/).
 
 from __future__ import annotations
 
-import importlib
 from typing import Annotated
 
 import typer
@@ -28,16 +27,17 @@ def _group() -> None:
 def transfer(
     ctx: typer.Context,
     seconds: Annotated[float, typer.Option("--seconds", min=1, help="How long to transfer, about.")] = 15,
+    seed: Annotated[int, typer.Option("--seed", help="Of the transfers, and of what is killed when.")] = 1,
     as_json: JsonOption = False,
 ) -> None:
     """Transfers between databases while processes and servers are killed; in the end the books must balance."""
     output_of(ctx, as_json)
     try:
-        run = importlib.import_module("syncpoint.demo.transfer").run
+        from syncpoint.demo.transfer import run
     except ModuleNotFoundError as error:
         if error.name and error.name.startswith("syncpoint"):
             raise ConfigurationError("This Syncpoint has no demonstration `transfer`.") from error
         raise ConfigurationError(
             f"The demonstration needs the Python module {error.name}.", advice="Run: pip install 'syncpoint[demo]'"
         ) from error
-    raise typer.Exit(run(seconds=seconds, json=as_json))
+    raise typer.Exit(run(seconds=seconds, json=as_json, seed=seed))
