@@ -13,6 +13,7 @@ import pytest
 
 from syncpoint.errors import NotAllowed, TransactionEnded
 from syncpoint.resources.base import Answer, Choice, Mode, Vote
+from syncpoint.testing.servers.base import wait_until
 from tests.resources.postgres_world import Packets, World
 
 
@@ -267,6 +268,7 @@ def test_an_open_pipeline_or_copy_is_a_no_and_nothing_is_left(world: World) -> N
         assert vote.choice is Choice.NO
         assert "still open" in vote.reason
         assert not world.resource.is_usable(session)
+        wait_until(lambda: world.open_transactions() == 0, "the server rolls back")
     assert world.prepared() == []
     assert world.accounts() == []
 
@@ -301,16 +303,21 @@ def test_a_cancelled_statement_breaks_the_session(postgres_url: str) -> None:
         session, _ = world.wrote(1)
         connection = world.resource.connection(session)
 
-        async def give_up() -> None:
-            async with asyncio.timeout(0.1):
-                await connection.execute("SELECT pg_sleep(60)")
+        running = "SELECT 1 FROM pg_stat_activity WHERE pid = %s AND wait_event = 'PgSleep'"
 
-        with pytest.raises(TimeoutError):
-            world.do(give_up)
+        async def give_up() -> None:
+            statement = asyncio.create_task(connection.execute("SELECT pg_sleep(60)"))
+            while world.observer.execute(running, (session.pgconn.backend_pid,)).fetchone() is None:
+                await asyncio.sleep(0.01)
+            statement.cancel()
+            await asyncio.wait([statement])
+            assert statement.cancelled()
+
+        world.do(give_up)
         assert session.broken
         assert world.run(world.resource.abort(session)) is Answer.ABORTED
+        wait_until(lambda: world.open_transactions() == 0, "the server stops the statement")
         assert world.accounts() == []
-        assert world.open_transactions() == 0
 
 
 def test_a_forked_child_that_abandons_the_connection_does_not_disturb_it(world: World) -> None:

@@ -16,6 +16,7 @@ Not for: talking to libpq (postgres_driver.py), the user's connection (postgres_
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from enum import Enum, auto
@@ -120,7 +121,14 @@ class PostgresResource(Resource):
     def close(self, session: Session) -> Script[None]:
         mine = _mine(session)
         self._end(mine)
-        yield Local(mine.pgconn.finish, "disconnect")
+        yield from self._hang_up(mine)
+
+    def _hang_up(self, session: PostgresSession) -> Script[None]:
+        """Close the connection; the server rolls back. One that is busy would notice only when it is done."""
+        if session.status == ACTIVE:
+            with contextlib.suppress(psycopg.Error):
+                yield self._driver.cancel(session)
+        yield Local(session.pgconn.finish, "disconnect")
 
     def abandon(self, session: Session) -> None:
         mine = _mine(session)
@@ -278,7 +286,7 @@ class PostgresResource(Resource):
         in_transaction = session.status not in (IDLE, ACTIVE)
         if session.lost or session.status == ACTIVE or session.pgconn.pipeline_status != pq.PipelineStatus.OFF:
             session.broken = True
-            session.pgconn.finish()  # the server rolls back
+            yield from self._hang_up(session)
         elif in_transaction:
             try:
                 yield self._driver.query(session, "ROLLBACK", "ROLLBACK")

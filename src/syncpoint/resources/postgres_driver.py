@@ -88,6 +88,8 @@ LIBPQ_OPTIONS = frozenset(
 )
 _NOT_LIBPQ = frozenset(("pool_size_max",))  # read by the manager's pool
 
+CANCEL_S_MAX = 2.0
+
 _DEFAULTS: Mapping[str, str] = {
     # A server that stopped answering is noticed (B4): a dead peer within 20 s, an unacknowledged packet too.
     "connect_timeout": "10",
@@ -142,10 +144,6 @@ class Reply:
     def tag(self) -> bytes:
         """The command tag of the last statement; empty after an error."""
         return (self._results[-1].command_status or b"") if self.error is None and self._results else b""
-
-    def tag_of(self, statement: int) -> bytes:
-        """The command tag of one statement of the packet, counted from 0."""
-        return self._results[statement].command_status or b""
 
     def rows(self, statement: int) -> list[tuple[str | None, ...]]:
         """The rows of one statement of the packet, counted from 0 (-1: the last), as text. Empty if it failed."""
@@ -209,6 +207,10 @@ class Driver(ABC):
     def query(self, session: PostgresSession, sql: str, what: str) -> Call:
         """Send statements as one packet; the result is a Reply. Raises ConnectionLost."""
         return Call(partial(self._query, session, sql, what), what)
+
+    def cancel(self, session: PostgresSession) -> Call:
+        """Ask the server to stop what this connection is doing. Raises psycopg.Error."""
+        return Call(partial(session.base.cancel_safe, timeout=CANCEL_S_MAX), "cancel")
 
     @abstractmethod
     def connection(self, session: PostgresSession, watch: Watch) -> Any:
