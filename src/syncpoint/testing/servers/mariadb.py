@@ -166,6 +166,7 @@ class MariadbServer:
             "--no-defaults",
             *self._account(),
             f"--datadir={self.folder / 'data'}",
+            f"--tmpdir={self.folder / 'tmp'}",
             f"--socket={self.folder / 's.sock'}",
             f"--pid-file={self.folder / 'pid'}",
             f"--log-error={self.folder / 'log'}",
@@ -180,7 +181,8 @@ class MariadbServer:
         return ["--user=root"] if os.geteuid() == 0 else []
 
     def _install(self) -> None:
-        self.folder.mkdir(parents=True, exist_ok=True)
+        # A temporary folder of its own: a starting server deletes all temporary tables that it finds in a shared one.
+        (self.folder / "tmp").mkdir(parents=True, exist_ok=True)
         command = [
             _program("mariadb-install-db") or "mariadb-install-db",
             "--no-defaults",
@@ -189,6 +191,7 @@ class MariadbServer:
             "--skip-name-resolve",
             *self._account(),
             f"--datadir={self.folder / 'data'}",
+            f"--tmpdir={self.folder / 'tmp'}",
             f"--innodb-log-file-size={self.settings['innodb_log_file_size']}",
         ]
         done = subprocess.run(command, capture_output=True, text=True, check=False)
