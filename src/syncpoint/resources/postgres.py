@@ -28,6 +28,7 @@ from psycopg import pq
 from syncpoint.errors import ConnectionLost, SyncpointError
 from syncpoint.ids import Attempt, Guid, Identifier
 from syncpoint.ports import Clock, Random
+from syncpoint.resources import postgres_errors as errors
 from syncpoint.resources import postgres_evidence as records
 from syncpoint.resources import postgres_setup as setup
 from syncpoint.resources.base import (
@@ -64,14 +65,6 @@ IDLE_GRACE_MS = 10_000
 STATEMENT_GRACE_MS = 250
 """Statements get so much more than lock waits, so that a lock wait is reported as one."""
 
-RETRYABLE = frozenset(
-    ("40001", "40P01", "55P03", "53200", "53300", "57P01", "57P02", "57P03", "08000", "08003", "08006")
-)
-"""Serialization failure, deadlock, lock timeout, no slot or memory or connection left, server going down, connection
-lost. Not 57014: a statement that took all of the transaction's time will do so again."""
-
-_BUSY = frozenset(("55000", "55P03", "57014", "40001", "40P01", "53100", "53200", "25006"))
-
 
 class Phase(Enum):
     """How far a branch has come on its session. The middle ones are uncertain until the reply is there."""
@@ -92,6 +85,8 @@ class Branch:
     watch: Watch
     connection: Any
     phase: Phase = Phase.WORKING
+    reads_count: bool = False
+    """It wrote nothing, and is serializable: ended by COMMIT even when it is let go, or its reads would not count."""
 
 
 class PostgresResource(Resource):
@@ -195,20 +190,22 @@ class PostgresResource(Resource):
         _raise_error(reply)
 
     def wrote(self, session: Session) -> Script[bool | None]:
-        mine, branch = _mine(session), _branch(session)
+        mine, branch = _mine(session), self._last_words(session)
         if branch.read_only or branch.watch.wrote:
             return not branch.read_only
         if self._refusal(mine) is not None:
             return None  # prepare will say why
-        reply: Reply = yield self._driver.query(mine, f"SELECT {records.XID_ASSIGNED}", "ask whether it wrote")
+        sql = f"SELECT {records.XID_ASSIGNED}, {records.SERIALIZABLE}"
+        reply: Reply = yield self._driver.query(mine, sql, "ask whether it wrote")
         _raise_error(reply)
         branch.watch.wrote = reply.rows(0)[0][0] == "t"
+        branch.reads_count = reply.rows(0)[0] == ("f", "t")
         return branch.watch.wrote
 
     # --- votes -------------------------------------------------------------------------------------------------
 
     def prepare(self, session: Session) -> Script[Vote]:
-        mine, branch = _mine(session), _branch(session)
+        mine, branch = _mine(session), self._last_words(session)
         refusal = self._refusal(mine)
         if refusal is not None:
             yield from self._drop(mine)
@@ -230,6 +227,13 @@ class PostgresResource(Resource):
         branch.phase = Phase.PREPARING
         reply = yield self._driver.query(mine, _prepare(branch), "PREPARE TRANSACTION")
         return (yield from self._count(mine, reply))
+
+    @staticmethod
+    def _last_words(session: Session) -> Branch:
+        """From its end on, a stray thread or task can no longer write through the branch's connection."""
+        branch = _branch(session)
+        branch.watch.over = True
+        return branch
 
     def _count(self, session: PostgresSession, reply: Reply) -> Script[Vote]:
         """The vote that the reply to PREPARE amounts to."""
@@ -263,7 +267,7 @@ class PostgresResource(Resource):
             return Vote(Choice.NO, reason=_ended(_ended_by(session)))
         if session.status == INERROR:  # trap 1
             why = "one of its statements failed, and the rest of the branch with it"
-            return Vote(Choice.NO, reason=why, retryable=error is not None and self.is_retryable(error), error=error)
+            return Vote(Choice.NO, reason=why, retryable=error is not None and errors.is_retryable(error), error=error)
         if session.status == ACTIVE or session.pgconn.pipeline_status != pq.PipelineStatus.OFF:
             return Vote(Choice.NO, reason="a COPY, a stream or a pipeline is still open on its connection")
         return None
@@ -275,11 +279,7 @@ class PostgresResource(Resource):
             return Vote(Choice.NO, reason=f"the transaction had failed before: PostgreSQL answered {tag}")
         if records.marker_missing(reply):
             return Vote(Choice.NO, reason=_ended("SQL text"), error=error)
-        why = _REASONS.get(reply.code, "")
-        said = error.diag.message_primary or str(error)
-        return Vote(
-            Choice.NO, reason=f"{said}{f' ({why})' if why else ''}", retryable=self.is_retryable(error), error=error
-        )
+        return Vote(Choice.NO, reason=errors.reason(error), retryable=errors.is_retryable(error), error=error)
 
     def _drop(self, session: PostgresSession) -> Script[None]:
         """Make sure that nothing of a branch that never prepared is left, and end it."""
@@ -302,7 +302,7 @@ class PostgresResource(Resource):
             branch.watch.over = True
             session.tainted = session.tainted or branch.watch.taints
             error, branch.watch.error = branch.watch.error, None
-            session.waited_for = error if isinstance(error, psycopg.Error) and records.is_lock_wait(error) else None
+            session.waited_for = error if isinstance(error, psycopg.Error) and errors.is_lock_wait(error) else None
 
     # --- outcomes ----------------------------------------------------------------------------------------------
 
@@ -315,7 +315,7 @@ class PostgresResource(Resource):
         return answer
 
     def commit_one_phase(self, session: Session) -> Script[Vote | Answer]:
-        mine, branch = _mine(session), _branch(session)
+        mine, branch = _mine(session), self._last_words(session)
         refusal = self._refusal(mine)
         if refusal is not None:
             yield from self._drop(mine)
@@ -330,7 +330,7 @@ class PostgresResource(Resource):
         if reply.tag == b"COMMIT":  # trap 9
             self._end(mine)
             return Vote(Choice.READ_ONLY) if seen.wrote_nothing and not wrote else Answer.COMMITTED
-        vote = Vote(Choice.READ_ONLY) if seen.wrote_nothing and reply.code == "25006" else self._no(reply)
+        vote = Vote(Choice.READ_ONLY) if seen.wrote_nothing and reply.code == errors.READ_ONLY else self._no(reply)
         yield from self._drop(mine)
         return vote
 
@@ -343,6 +343,10 @@ class PostgresResource(Resource):
             mine.broken = True
             raise ConnectionLost(f"The connection of the branch {branch.identifier} was lost before it was aborted.")
         if branch.phase is Phase.WORKING or mine.status != IDLE:
+            self._last_words(mine)
+            if (branch.reads_count or branch.read_only) and self._refusal(mine) is None:
+                yield from self._release(mine, serializable=True)
+                return Answer.ABORTED
             ended_by = _ended_by(mine)
             yield from self._drop(mine)
             return _ALONE.get(ended_by, Answer.ABORTED)
@@ -375,7 +379,7 @@ class PostgresResource(Resource):
     def _finish(self, session: PostgresSession, gid: str, *, commit: bool) -> Script[Answer]:
         verb = "COMMIT PREPARED" if commit else "ROLLBACK PREPARED"
         reply: Reply = yield self._driver.query(session, f"{verb} '{gid}'", verb)
-        if reply.code == setup.DENIED:
+        if reply.code == errors.DENIED:
             as_owner = yield from self._finish_as_owner(session, gid, verb, reply)
             if as_owner is None:
                 return Answer.NOT_FOUND
@@ -383,11 +387,11 @@ class PostgresResource(Resource):
         if reply.error is None:
             assert reply.tag == verb.encode(), f"{verb} answered {reply!r}"
             return Answer.COMMITTED if commit else Answer.ABORTED
-        if reply.code == "42704":
+        if reply.code == errors.UNKNOWN_GID:
             return Answer.NOT_FOUND
-        if reply.code in _BUSY:
+        if reply.code in errors.BUSY:
             return Answer.RETRY
-        if reply.code == "0A000":
+        if reply.code == errors.OTHER_DATABASE:
             raise SyncpointError(
                 f"The branch {gid} is prepared in another database of the server of {self.name!r}.",
                 advice=f"Point the URL of {self.name!r} at that database.",
@@ -440,16 +444,12 @@ class PostgresResource(Resource):
     # --- what errors mean --------------------------------------------------------------------------------------
 
     def is_retryable(self, error: BaseException) -> bool:
-        if not isinstance(error, psycopg.Error):
-            return False
-        if error.sqlstate is None:  # psycopg's own word for a lost connection
-            return isinstance(error, psycopg.OperationalError)
-        return error.sqlstate in RETRYABLE
+        return errors.is_retryable(error)
 
     def blockers(self, session: Session) -> Script[str]:
         mine = _mine(session)
         error = mine.waited_for or (mine.branch.watch.error if mine.branch is not None else None)
-        relation = records.waited_relation(error)
+        relation = errors.waited_relation(error)
         if relation is None or mine.broken or mine.lost or mine.status != IDLE:
             return ""
         try:
@@ -458,15 +458,6 @@ class PostgresResource(Resource):
             return ""
         return "; ".join(row[0] or "" for row in reply.rows(0))
 
-
-_REASONS: Mapping[str, str] = {
-    "42710": "another branch with this identifier is in doubt in this server",  # A2, A4
-    "23505": "evidence of this branch is there already",
-    "55000": "set max_prepared_transactions, see `syncpoint doctor`",
-    "53200": "raise max_prepared_transactions, see `syncpoint doctor`",
-    "42501": "see `syncpoint doctor` for the rights that Syncpoint needs",
-    "25006": "it wrote, and was made read-only afterwards",
-}
 
 _ALONE: Mapping[str, Answer] = {
     "COMMIT": Answer.HEURISTIC_COMMIT,

@@ -6,24 +6,21 @@ no setting of the session changes what a statement means. Not for: when to run a
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
-
-import psycopg
 
 from syncpoint.errors import FormatTooNew
 from syncpoint.ids import Attempt, Guid, Identifier, Incarnation, NotOurs
 from syncpoint.protocol.words import Evidence
 from syncpoint.resources.base import Found
 from syncpoint.resources.postgres_driver import Reply, hexadecimal
-from syncpoint.resources.postgres_setup import ALONE, MISSING
+from syncpoint.resources.postgres_errors import LOCK_WAITS, MISSING, READ_ONLY_SERVER
+from syncpoint.resources.postgres_setup import ALONE
 
 XID_ASSIGNED = "pg_catalog.pg_current_xact_id_if_assigned() IS NOT NULL"
+SERIALIZABLE = "pg_catalog.current_setting('transaction_isolation') = 'serializable'"
 
 _MARKER_MISSING = "syncpoint: the branch has ended"
 _KEY = ("coordinator", "incarnation", "counter", "transaction", "branch")
-_LOCK_WAITS = frozenset(("55P03", "40P01", "57014"))
-_READ_ONLY_SERVER = frozenset(("25006", "0A000"))
 
 _Row = tuple[str | None, ...]
 
@@ -41,7 +38,7 @@ def guard(gid: str) -> str:
     setting = "pg_catalog.current_setting('synchronous_commit')"
     return (
         f"SELECT CASE WHEN {marker} = '{gid}' THEN 1 ELSE ('{_MARKER_MISSING} ' || coalesce({marker}, ''))::int4 END, "
-        f"{XID_ASSIGNED}, pg_catalog.current_setting('transaction_isolation') = 'serializable', "
+        f"{XID_ASSIGNED}, {SERIALIZABLE}, "
         f"CASE WHEN {setting} IN ('off', 'local', 'remote_write') "
         "THEN pg_catalog.set_config('synchronous_commit', 'on', true) END; RESET ROLE"
     )
@@ -117,9 +114,9 @@ def judge(reply: Reply) -> Evidence:
         if not rows:
             return Evidence.UNDECIDED  # dropped by somebody in between
         return Evidence.COMMITTED if rows[0][0] == "committed" else Evidence.ABSENT
-    if reply.code in _LOCK_WAITS:
+    if reply.code in LOCK_WAITS:
         return Evidence.UNDECIDED
-    if reply.code in MISSING | _READ_ONLY_SERVER:
+    if reply.code in MISSING | READ_ONLY_SERVER:
         return Evidence.UNKNOWN
     raise reply.error
 
@@ -180,19 +177,6 @@ def owner(gid: str) -> str:
 
 
 # --- lock waits ------------------------------------------------------------------------------------------------
-
-
-def is_lock_wait(error: psycopg.Error) -> bool:
-    """Whether a statement failed because it waited for somebody too long, or in a circle."""
-    return error.sqlstate in _LOCK_WAITS
-
-
-def waited_relation(error: BaseException | None) -> str | None:
-    """The table in which a lock wait failed, as far as the server told."""
-    if not isinstance(error, psycopg.Error) or not is_lock_wait(error):
-        return None
-    named = re.search(r'in relation "([^"\']+)"', error.diag.context or "")
-    return named.group(1) if named else None
 
 
 def holders(relation: str) -> str:

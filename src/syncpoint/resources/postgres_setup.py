@@ -17,6 +17,7 @@ from syncpoint.errors import FormatTooNew, JournalRefused, SetupRefused
 from syncpoint.ids import Guid
 from syncpoint.resources.base import Contact, Finding, Severity
 from syncpoint.resources.postgres_driver import Driver, PostgresSession, Reply, hexadecimal
+from syncpoint.resources.postgres_errors import DENIED, MISSING, READ_ONLY_SERVER
 from syncpoint.steps import Script
 
 SCHEMA_FORMAT = 1
@@ -29,9 +30,6 @@ ALONE = (  # the start of a packet that is a transaction of its own
     f"SET LOCAL lock_timeout = '{LOCK_TIMEOUT_MS}ms'; SET LOCAL synchronous_commit = on; "
 )
 _TURN = f"SELECT pg_catalog.pg_advisory_xact_lock({0x53505431})"
-
-MISSING = frozenset(("42P01", "3F000"))  # no such table, no such schema
-DENIED = "42501"
 
 STATEMENTS: Sequence[str] = (
     "CREATE SCHEMA IF NOT EXISTS syncpoint",
@@ -103,7 +101,7 @@ def _refused(driver: Driver, reply: Reply) -> Exception:
             advice="Let somebody who may run this once, with your role for app_role (`syncpoint init --print-sql` "
             f"prints it too):\n{_as_typed()}",
         )
-    if reply.code in ("25006", "0A000"):  # the second: "cannot set transaction read-write mode during recovery"
+    if reply.code in READ_ONLY_SERVER:
         return SetupRefused(
             f"The resource {driver.name!r} ({driver.address.safe_url}) only lets itself be read: it is a standby, or "
             "default_transaction_read_only is on.",
