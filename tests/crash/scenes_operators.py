@@ -1,0 +1,81 @@
+"""Scenes of operators at work, and of outcomes that somebody decided alone."""
+
+from __future__ import annotations
+
+from syncpoint.errors import HeuristicOutcome
+from tests.crash.run import Run
+from tests.crash.scenes import Left, scene
+from tests.crash.scenes_recovery import DECIDED, PHASE_TWO, PREPARED
+from tests.crash.trap import Target
+
+
+@scene(left=(DECIDED,), user_id=True)
+def operator_looks(run: Run) -> None:
+    """Changes nothing."""
+    manager = run.manager()
+    for branch in manager.in_doubt():
+        manager.show(branch.transaction)
+    manager.show(run.name)
+    manager.outcome(run.name)
+    manager.heuristics()
+    manager.recover(wait_seconds=10.0)
+
+
+@scene(left=(DECIDED,), user_id=True)
+def operator_commits(run: Run) -> None:
+    """Forced as decided: no heuristic."""
+    manager = run.manager()
+    manager.resolve(run.name, True, "the scene wants it", "the scene")
+    manager.recover(wait_seconds=10.0)
+    manager.forget(run.name, "the scene")
+
+
+@scene(left=(PREPARED,), user_id=True)
+def operator_aborts(run: Run) -> None:
+    manager = run.manager()
+    manager.resolve(run.name, False, "the scene wants it", "the scene")
+    manager.recover(wait_seconds=10.0)
+
+
+@scene(left=(DECIDED,), is_heuristic=True)
+def operator_decides_alone(run: Run) -> None:
+    """Against the record, at one resource: mixed, and listed until forgotten."""
+    manager = run.manager()
+    manager.resolve(run.name, False, "the scene wants it", "the scene", "bank")
+    manager.recover(wait_seconds=10.0)
+
+
+@scene(is_heuristic=True)
+def somebody_rolls_back(run: Run) -> None:
+    """Between vote and commit a person ends the branch by hand: HEURISTIC_MIXED (O07)."""
+    manager = run.manager()
+    run.trap.before(PHASE_TWO, lambda: _roll_back_by_hand(run))
+    try:
+        run.transfer(manager)
+    except HeuristicOutcome:
+        run.say(heuristic=True)
+
+
+@scene(
+    left=(Left("transfer_with_id", Target(what=PHASE_TWO), "committed"),),
+    is_heuristic=True,
+)
+def recovery_finds_it_rolled_back(run: Run) -> None:
+    """The same, found by recovery."""
+    _roll_back_by_hand(run)
+    run.manager().recover(wait_seconds=10.0)
+
+
+def _roll_back_by_hand(run: Run) -> None:
+    bank = run.bank()
+    for (gid,) in bank.execute("SELECT gid FROM pg_prepared_xacts WHERE database = current_database()").fetchall():
+        bank.execute(f"ROLLBACK PREPARED '{gid}'")
+
+
+@scene(left=(PREPARED,), user_id=True)
+def operator_adopts(run: Run) -> None:
+    """The journal is lost for good: another answers for its branches."""
+    other = run.manager(journal=run.world.journal + "-other", resources={}, names=("bank", "ledger"))
+    for guid in {branch.coordinator for branch in other.in_doubt() if branch.coordinator}:
+        other.adopt(guid, who="the scene")
+    other.recover(wait_seconds=10.0)
