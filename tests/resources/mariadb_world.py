@@ -78,7 +78,7 @@ class World:
     ) -> None:
         self.server = server
         self.mode = mode
-        self.database = url.rpartition("/")[2]
+        self.database = url.partition("?")[0].rpartition("/")[2]
         self.resource = MariadbResource(
             "ledger", url, options or {}, mode=mode, clock=SystemClock(), random=SystemRandom()
         )

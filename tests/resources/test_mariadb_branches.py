@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Iterator
 from typing import Any
 
 import pytest
 
 from syncpoint.errors import ConnectionLost, NotAllowed, TransactionEnded
+from syncpoint.resources import mariadb_sql as sql
 from syncpoint.resources.base import Answer, Choice, Evidence, Mode
 from syncpoint.resources.mariadb_session import Phase
 from syncpoint.testing.servers.mariadb import MariadbServer
@@ -339,16 +341,18 @@ def test_an_error_in_the_users_lost_connection_breaks_the_session(world: World) 
 
 
 def test_a_cancelled_statement_breaks_the_session(mariadb_server: MariadbServer, mariadb_url: str) -> None:
-    import asyncio
-
     with World(mariadb_server, mariadb_url, "async") as world:
         session = world.begin()
         world.insert(session, 1)
 
         async def cancelled() -> None:
-            async with world.resource.connection(session).cursor() as cursor:
-                with pytest.raises(TimeoutError):
-                    await asyncio.wait_for(cursor.execute("SELECT SLEEP(10)"), 0.05)
+            cursor = world.resource.connection(session).cursor()
+            task = asyncio.ensure_future(cursor.execute("SELECT SLEEP(100)"))
+            for _ in range(100):
+                await asyncio.sleep(0)  # until it is sent and waits for its reply
+            task.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await task
 
         world.do(cancelled)
         assert session.broken
@@ -529,3 +533,35 @@ def test_blockers_are_named_when_the_account_may_know(world: World) -> None:
     world.cut(broken)
     assert world.run(world.resource.blockers(broken)) == ""
     assert world.run(world.resource.blockers(broken)) == ""
+
+
+# --- what hardly ever happens ------------------------------------------------------------------------------------
+
+
+def test_a_prepare_that_fails_after_xa_end_votes_no(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    identifier = make_identifier()
+    session = world.begin(identifier=identifier)
+    world.insert(session, 1)
+    text = sql.prepare(identifier)
+    monkeypatch.setattr(sql, "prepare", lambda _: text.replace("XA PREPARE X'01", "XA PREPARE X'02"))
+    vote = world.run(world.resource.prepare(session))
+    assert vote.choice is Choice.NO
+    assert "the server refused" in vote.reason
+    assert world.resource.is_usable(session)
+    assert world.evidence(identifier) == "ABSENT"
+    assert not world.is_listed(identifier)
+
+
+def test_a_one_phase_commit_that_ended_in_an_unknown_way_is_settled(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """O20."""
+    identifier = make_identifier()
+    session = world.begin(identifier=identifier)
+    world.insert(session, 1)
+    text = sql.commit_one_phase(identifier)
+    monkeypatch.setattr(sql, "commit_one_phase", lambda _: text + "; SELECT no_such_column")
+    with pytest.raises(ConnectionLost, match="unknown way"):
+        world.run(world.resource.commit_one_phase(session))
+    assert session.broken
+    assert world.run(world.resource.settle(world.session(), identifier)) is Evidence.COMMITTED

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import gc
 import os
+import shutil
+import subprocess
 import sys
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -140,6 +143,27 @@ def test_a_server_that_is_no_mariadb_or_too_old_is_refused(
     with World(bare, bare.url("bank"), mode, ready=False) as world, pytest.raises(SetupRefused, match="no MariaDB"):
         world.session()
     wait_until(lambda: len(bare.execute("SELECT ID FROM information_schema.PROCESSLIST WHERE USER = 'app'")) == 0)
+
+
+@pytest.mark.skipif(shutil.which("openssl") is None, reason="openssl makes the certificate")
+def test_tls_is_used_when_asked_for(mode: Mode, tmp_path: Path) -> None:
+    key, certificate = tmp_path / "key.pem", tmp_path / "certificate.pem"
+    command = (
+        "openssl req -x509 -newkey rsa:2048 -nodes -days 2 -subj /CN=127.0.0.1 -addext subjectAltName=IP:127.0.0.1"
+    )
+    command += " -addext keyUsage=digitalSignature,keyCertSign,keyEncipherment"
+    subprocess.run([*command.split(), "-keyout", key, "-out", certificate], check=True, capture_output=True)
+    with private_server(ssl_cert=str(certificate), ssl_key=str(key)) as server:
+        url = server.create_database("bank") + f"?ssl_ca={certificate}"
+        with World(server, url, mode, ready=False) as world:
+            world.run(world.resource.contact(world.session(), world.contact()))
+            session = world.begin()
+            ((_, cipher),) = world.execute(session, "SHOW SESSION STATUS LIKE 'Ssl_cipher'")
+            assert cipher
+            world.resource.abandon(session)
+        with World(server, server.url("bank") + "?ssl=false", mode, ready=False) as world:
+            ((_, cipher),) = world.execute(world.begin(), "SHOW SESSION STATUS LIKE 'Ssl_cipher'")
+            assert not cipher
 
 
 def test_a_forked_child_never_writes_to_its_parents_connection(world: World) -> None:

@@ -341,8 +341,13 @@ def test_a_server_killed_before_the_vote_has_nothing_of_the_branch(world: World)
 
 def test_a_server_that_turns_read_only_keeps_the_vote_and_is_asked_again(world: World) -> None:
     session, identifier, state = world.prepared()
+    doomed, doomed_identifier, _ = world.prepared(3)
     unvoted = world.begin()
     world.insert(unvoted, 2)
+    helper = world.session()
+    done = make_identifier()
+    world.insert(world.begin(helper, done), 4)
+    world.run(world.resource.commit_one_phase(helper))
     world.server.execute("SET GLOBAL read_only = ON")
     try:
         vote = world.run(world.resource.prepare(unvoted))
@@ -352,10 +357,17 @@ def test_a_server_that_turns_read_only_keeps_the_vote_and_is_asked_again(world: 
         world.run(world.resource.close(session))
         wait_until(lambda: not world.lives(session.holder.connection_id))
         assert world.finish(identifier, state) == "RETRY"
+        assert world.run(world.resource.abort(doomed)) is Answer.RETRY
+        with pytest.raises(Exception, match="read-only"):
+            world.run(world.resource.drop_evidence(helper, done.coordinator, [done.attempt]))
+        assert helper.broken
     finally:
         world.server.execute("SET GLOBAL read_only = OFF")
     assert world.finish(identifier, state) == "COMMITTED"
-    assert world.rows() == [1]
+    world.run(world.resource.close(doomed))
+    wait_until(lambda: not world.lives(doomed.holder.connection_id))
+    assert world.finish(doomed_identifier, commit=False) == "ABORTED"
+    assert world.rows() == [1, 4]
 
 
 # --- the report in OK packets ------------------------------------------------------------------------------------

@@ -294,8 +294,8 @@ class MariadbResource(Resource):
             return Evidence.UNDECIDED
         if replies.code == DUPLICATE_KEY:
             return (yield from self.evidence(session, identifier))
-        replies.check()
-        raise AssertionError("an error was checked for")
+        assert replies.error is not None  # its code is not 0
+        raise replies.error
 
     def evidence_attempts(
         self, session: Session, coordinator: Guid, after: Attempt, limit: int
