@@ -20,7 +20,7 @@ from syncpoint.errors import (
     UnknownResource,
 )
 from syncpoint.ids import Attempt, Identifier, Key, TransactionId
-from syncpoint.journal.base import Journal
+from syncpoint.journal.base import Journal, View
 from syncpoint.manager import recovery
 from syncpoint.manager.handle import ResourceHandle
 from syncpoint.manager.results import decode_result
@@ -144,13 +144,18 @@ class Core:
             if self.failure is not None:
                 return
             try:
-                view = yield from self.journal.look()
+                yield from self.look()
             except SyncpointError as error:
                 self.stop(error)
                 return
-            if view.inherited:
-                for handle in self.handles.values():
-                    handle.wake.set()
+
+    def look(self) -> Script[View]:
+        """The journal's snapshot. Whoever takes over a dead process's records has its branches looked for at once."""
+        view = yield from self.journal.look()
+        if view.inherited:
+            for handle in self.handles.values():
+                handle.wake.set()
+        return view
 
     def _tend(self, handle: ResourceHandle) -> Script[None]:
         """Recover one resource for ever, with its own back-off: none holds up another (O39)."""

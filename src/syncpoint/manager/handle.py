@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from syncpoint.errors import (
     ConnectionLost,
+    JournalRefused,
     ResourceUnavailable,
     SetupRefused,
     SyncpointError,
@@ -79,8 +80,7 @@ class ResourceHandle:
         session = yield from self.service.acquire(deadline)
         try:
             yield from self._refuse_lies(session)
-            contact = Contact(self.journal.coordinator, self.journal.incarnation, self.journal.highest_incarnation())
-            guid = yield from self.resource.contact(session, contact)
+            guid = yield from self._leave_incarnation(session)
         except ConnectionLost as error:
             session.broken = True
             raise ResourceUnavailable(
@@ -90,6 +90,18 @@ class ResourceHandle:
             yield from self.service.release(session)
         yield from self._recognise(guid)
         return guid
+
+    def _leave_incarnation(self, session: Session) -> Script[Guid]:
+        """O53. The counter is read before the database is: what another process has drawn and left there in between is
+        no proof of an older copy, so a refusal counts only if the counter still stands where it stood."""
+        while True:
+            highest = self.journal.highest_incarnation()
+            contact = Contact(self.journal.coordinator, self.journal.incarnation, highest)
+            try:
+                return (yield from self.resource.contact(session, contact))
+            except JournalRefused:
+                if self.journal.highest_incarnation() == highest:
+                    raise
 
     def _refuse_lies(self, session: Session) -> Script[None]:
         findings = yield from self.resource.inspect(session)

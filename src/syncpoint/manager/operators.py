@@ -84,7 +84,7 @@ def outcome(core: Core, text: str) -> Script[Outcome]:
     heuristics = yield from _heuristics_of(core, transaction)
     if commit is None and not heuristics:
         return Outcome(name, OutcomeState.ABORTED_OR_UNKNOWN)
-    view = yield from core.journal.look()
+    view = yield from core.look()
     pending = tuple(
         entry.resource
         for key, decision in view.decisions.items()
@@ -110,7 +110,7 @@ def in_doubt(core: Core) -> Script[list[InDoubtBranch]]:
     handles = list(core.handles.values())
     deadline = core.clock.monotonic() + LOOK_S_MAX
     scans = yield Gather([recovery.scan(handle, deadline) for handle in handles], "scan every resource")
-    view = yield from core.journal.look()
+    view = yield from core.look()
     facts = yield from recovery.gather_facts(core, view)
     names = {key: commit.user_id for key, commit in view.decisions.items()}
     entries: list[InDoubtBranch] = []
@@ -295,7 +295,7 @@ def resolve(
     transaction = yield from transaction_named(core, text)
     told = yield from outcome(core, text)
     branches = yield from _branches_of(core, transaction)
-    view = yield from core.journal.look()
+    view = yield from core.look()
     facts = yield from recovery.gather_facts(core, view)
     chosen = {one: name for one, name in branches.items() if resource is None or name == resource}
     if told.state is OutcomeState.RUNNING or any(fate_of(one, facts) is Fate.LIVE for one in chosen):
@@ -412,7 +412,7 @@ def recover(core: Core, wait_s: float) -> Script[RecoveryReport]:
         aborted += sum(result.aborted for result in results.values())
         left = tuple(branch for result in results.values() for branch in result.left)
         unreachable = {name: result.error for name, result in results.items() if result.error}
-        view = yield from core.journal.look()
+        view = yield from core.look()
         left += tuple(_unconfigured(core, view))
         if not (left or unreachable) or core.clock.monotonic() >= deadline:
             break

@@ -90,7 +90,7 @@ def recover_resource(core: Core, handle: ResourceHandle) -> Script[PassResult]:
 def _pass(core: Core, handle: ResourceHandle, result: PassResult, deadline: float) -> Script[None]:
     guid = yield from handle.ensure_ready(deadline)
     found = yield from scan(handle, deadline)
-    view = yield from core.journal.look()
+    view = yield from core.look()
     facts = yield from gather_facts(core, view)
     for branch in found:
         yield from _finish_found(core, handle, branch, view, facts, result, deadline)
@@ -249,7 +249,7 @@ def ruling(core: Core, identifier: Identifier) -> Script[Ruling]:
         live = identifier.key in core.live
     if live:
         return Ruling(Decision.UNKNOWN)
-    view = yield from core.journal.look()
+    view = yield from core.look()
     facts = yield from gather_facts(core, view)
     fate = fate_of(identifier, facts)
     if fate is Fate.COMMIT:
