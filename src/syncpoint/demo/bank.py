@@ -7,10 +7,10 @@ audit uses plain connections of its own, never Syncpoint. Not for: processes and
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Mapping
-from contextlib import closing, contextmanager
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, closing, contextmanager, suppress
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeAlias, TypeVar
 from urllib.parse import unquote, urlsplit
 
 import apsw
@@ -19,6 +19,9 @@ import pymysql
 
 from syncpoint.ids import GID_PREFIX, XA_FORMAT_ID, Identifier
 
+T = TypeVar("T")
+Execute: TypeAlias = Callable[[str], list[Any]]
+"""SQL to rows, on a plain connection."""
 ACCOUNTS = 200
 BALANCE = 1000
 TABLES = (
@@ -41,11 +44,13 @@ class Bank:
     def make_tables(self) -> None:
         for name in self.urls:
             with self.observe(name) as execute:
+                if self.kind(name) == "sqlite":
+                    execute("PRAGMA journal_mode = WAL")  # readers do not wait for writers
                 for statement in TABLES:
                     execute(statement)
 
     @contextmanager
-    def observe(self, name: str) -> Iterator[Any]:
+    def observe(self, name: str) -> Iterator[Execute]:
         """A plain connection of one's own, as a function from SQL to rows."""
         url = self.urls[name]
         kind = self.kind(name)
@@ -67,21 +72,54 @@ class Bank:
                 total += int(execute("SELECT sum(balance) FROM account")[0][0])
         return total
 
-    def prepared(self, name: str) -> list[Identifier]:
+    def prepared(self, name: str, execute: Execute) -> list[Identifier]:
         """Branches of Syncpoint's that are prepared in one database now, read from the database itself."""
         kind = self.kind(name)
-        if kind not in ("postgresql", "mariadb"):
-            return []
-        with self.observe(name) as execute:
-            if kind == "postgresql":
-                rows = execute("SELECT gid FROM pg_prepared_xacts WHERE database = current_database()")
-                return [Identifier.from_gid(gid) for (gid,) in rows if gid.startswith(GID_PREFIX)]
+        if kind == "postgresql":
+            rows = execute("SELECT gid FROM pg_prepared_xacts WHERE database = current_database()")
+            return [Identifier.from_gid(gid) for (gid,) in rows if gid.startswith(GID_PREFIX)]
+        if kind == "mariadb":
             return [_from_xa_row(*row) for row in execute("XA RECOVER") if row[0] == XA_FORMAT_ID]
+        return []
+
+    def committed(self, branch: Identifier, execute: Execute) -> bool:
+        """Whether this try's row is visible in a database: then the transaction is decided."""
+        return bool(execute(f"SELECT 1 FROM transfer WHERE attempt = '{branch.attempt}' LIMIT 1"))
+
+
+class Eyes:
+    """Plain connections that stay open, for looking often; opened again after an error. For one thread."""
+
+    def __init__(self, bank: Bank) -> None:
+        self.bank = bank
+        self.names = [name for name in bank.urls if bank.kind(name) in ("postgresql", "mariadb")]
+        """The databases that show what is prepared."""
+        self._open: dict[str, tuple[ExitStack, Execute]] = {}
+
+    def prepared(self, name: str) -> list[Identifier]:
+        return self._look(name, lambda execute: self.bank.prepared(name, execute))
 
     def committed(self, name: str, branch: Identifier) -> bool:
-        """Whether this try's row is visible in database `name`: then the transaction is decided."""
-        with self.observe(name) as execute:
-            return bool(execute(f"SELECT 1 FROM transfer WHERE attempt = '{branch.attempt}' LIMIT 1"))
+        return self._look(name, lambda execute: self.bank.committed(branch, execute))
+
+    def _look(self, name: str, look: Callable[[Execute], T]) -> T:
+        if name not in self._open:
+            stack = ExitStack()
+            self._open[name] = stack, stack.enter_context(self.bank.observe(name))
+        stack, execute = self._open[name]
+        try:
+            return look(execute)
+        except BaseException:
+            del self._open[name]
+            with suppress(Exception):
+                stack.close()
+            raise
+
+    def close(self) -> None:
+        while self._open:
+            _, (stack, _) = self._open.popitem()
+            with suppress(Exception):
+                stack.close()
 
 
 def connect_mariadb(url: str) -> Any:
@@ -166,6 +204,7 @@ class Audit:
 
 def audit(bank: Bank, told: Mapping[str, str]) -> Audit:
     """Count from outside. `told` maps a transfer's id to "committed" or "aborted", as the clients' logs have it."""
+    in_doubt = 0
     seen: dict[str, Counter[str]] = {}
     tries: set[tuple[str, str]] = set()
     for name in bank.urls:
@@ -173,6 +212,8 @@ def audit(bank: Bank, told: Mapping[str, str]) -> Audit:
             rows = [(str(transfer), str(attempt)) for transfer, attempt in execute("SELECT id, attempt FROM transfer")]
         tries.update(rows)
         seen[name] = Counter(transfer for transfer, _ in rows)
+        with bank.observe(name) as execute:
+            in_doubt += len(bank.prepared(name, execute))
     everywhere = set.intersection(*(set(ids) for ids in seen.values()))
     anywhere = set.union(*(set(ids) for ids in seen.values()))
     refused = {transfer for transfer, word in told.items() if word == "aborted"}
@@ -182,6 +223,6 @@ def audit(bank: Bank, told: Mapping[str, str]) -> Audit:
         torn=len(anywhere - everywhere) + len(refused & anywhere),
         lost=len(acknowledged - everywhere),
         duplicated=len({transfer for ids in seen.values() for transfer, count in ids.items() if count > 1}),
-        in_doubt=sum(len(bank.prepared(name)) for name in bank.urls),
+        in_doubt=in_doubt,
         tries=tries,
     )

@@ -18,7 +18,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
 
-from syncpoint.demo.bank import Bank
+from syncpoint.demo.bank import Bank, Eyes
 from syncpoint.demo.worker import Plan, read_log
 from syncpoint.ids import Identifier
 
@@ -62,10 +62,12 @@ class WorkerSlot:
         self._bank = bank
         self._seed = seed
         self._generation = 0
+        self._incarnation = 0
         self._process: subprocess.Popen[bytes] | None = None
 
     def start(self) -> None:
         self._generation += 1
+        self._incarnation = 0
         plan = Plan(
             slot=self.slot,
             generation=self._generation,
@@ -95,6 +97,11 @@ class WorkerSlot:
     @property
     def incarnation(self) -> int:
         """Of the running process; 0 while it is still starting."""
+        if not self._incarnation:
+            self._incarnation = self._read_incarnation()
+        return self._incarnation
+
+    def _read_incarnation(self) -> int:
         for event, what in reversed(read_log(self.log)):
             pid, _, incarnation = what.partition(" ")
             if event == "started":
@@ -135,17 +142,17 @@ class WorkerSlot:
 
 
 class Chaos:
-    """Kills and restarts, until told to stop."""
+    """Kills and restarts, until told to stop. Its methods are for one thread."""
 
     def __init__(self, bank: Bank, workers: list[WorkerSlot], servers: dict[str, Server], seed: int) -> None:
         self.bank = bank
         self.workers = workers
         self.servers = servers
         self.tally = Tally()
+        self._eyes = Eyes(bank)
         self._chance = random.Random(seed)
-        self._watched = [name for name in bank.urls if bank.kind(name) in ("postgresql", "mariadb")]
         self._disturbed = threading.Event()
-        """A database restarts, or has since the watched kill: that lock time counts as after a restart."""
+        """A database restarts: locks held meanwhile count as held after a restart."""
         self._watchers: list[threading.Thread] = []
 
     # --- kills ----------------------------------------------------------------------------------------------
@@ -153,51 +160,63 @@ class Chaos:
     def kill_one(self, give_up: Callable[[], bool]) -> None:
         """Kill a worker in the middle of a commit, and put a new one in its place.
 
-        To hit that moment a worker is stopped (SIGSTOP) and its branches are looked for; if it is not in the wanted
-        part of a commit it goes on (SIGCONT), and the next is tried. Every other kill is wanted after the decision.
+        To hit that moment, a worker that has something prepared is stopped (SIGSTOP) and looked at again; if it is not
+        in the wanted part of a commit it goes on (SIGCONT). Every other kill is wanted after the decision.
         """
         wants_decided = self.tally.kills_in_commit % 2 == 1
         hunt_until = time.monotonic() + HUNT_S_MAX
         while not give_up():
-            slot = self._chance.choice(self.workers)
-            incarnation = slot.incarnation
-            if not slot.is_running or not incarnation:
-                time.sleep(WATCH_PERIOD_S)
+            found = self._suspect()
+            if found is None:
                 continue
+            slot, incarnation = found
             slot.freeze()
-            caught = self._branches_of(incarnation)
+            caught = _branches_of(self._eyes, incarnation)
             if caught and (not wants_decided or self._is_decided(caught) or time.monotonic() > hunt_until):
                 self._kill(slot, incarnation)
                 return
             slot.thaw()
 
+    def _suspect(self) -> tuple[WorkerSlot, int] | None:
+        """A worker that has something prepared."""
+        by_incarnation = {slot.incarnation: slot for slot in self.workers if slot.is_running}
+        for branch in self._eyes.prepared(self._chance.choice(self._eyes.names)):
+            incarnation = branch.attempt.incarnation
+            if incarnation in by_incarnation:
+                return by_incarnation[incarnation], incarnation
+        return None
+
     def _is_decided(self, caught: set[Identifier]) -> bool:
         """Whether one of them is still prepared while another branch of its transaction is committed."""
-        return any(self.bank.committed(name, branch) for branch in caught for name in self._watched)
+        return any(self._eyes.committed(name, branch) for branch in caught for name in self._eyes.names)
 
     def _kill(self, slot: WorkerSlot, incarnation: int) -> None:
         slot.kill()
         killed_at = time.monotonic()
         self.tally.kills += 1
-        left = self._branches_of(incarnation)
+        left = _branches_of(self._eyes, incarnation)
         slot.start()
         if left:
             self.tally.kills_in_commit += 1
             self.tally.caught |= left
-            watcher = threading.Thread(target=self._watch, args=(incarnation, killed_at, left), daemon=True)
+            watcher = threading.Thread(target=self._watch, args=(incarnation, killed_at), daemon=True)
             watcher.start()
             self._watchers.append(watcher)
 
-    def _watch(self, incarnation: int, since: float, left: set[Identifier]) -> None:
-        """Until nothing of that process is prepared any more."""
-        last_seen = time.monotonic()
+    def _watch(self, incarnation: int, since: float) -> None:
+        """Until nothing of that process is prepared any more. A thread of its own, with eyes of its own."""
+        eyes = Eyes(self.bank)
         disturbed = self._disturbed.is_set()
-        while left and last_seen - since < WATCH_S_MAX:
-            last_seen = time.monotonic()
-            time.sleep(WATCH_PERIOD_S)
+        while time.monotonic() - since < WATCH_S_MAX:
             disturbed = disturbed or self._disturbed.is_set()
-            left = self._branches_of(incarnation)
-            self.tally.caught |= left
+            try:
+                if not _branches_of(eyes, incarnation):
+                    break
+            except Exception:
+                if not (disturbed or self._disturbed.is_set()):
+                    raise
+            time.sleep(WATCH_PERIOD_S)
+        eyes.close()
         self._record(time.monotonic() - since, disturbed=disturbed)
 
     def _record(self, seconds: float, *, disturbed: bool) -> None:
@@ -207,35 +226,23 @@ class Chaos:
         else:
             self.tally.longest_lock_after_kill_ms = max(self.tally.longest_lock_after_kill_ms, milliseconds)
 
-    def _branches_of(self, incarnation: int) -> set[Identifier]:
-        return {one for name in self._watched for one in self._prepared(name) if one.attempt.incarnation == incarnation}
-
-    def _prepared(self, name: str) -> list[Identifier]:
-        while True:
-            try:
-                return self.bank.prepared(name)
-            except Exception:
-                if not self._disturbed.is_set():
-                    raise
-                time.sleep(WATCH_PERIOD_S)
-
     # --- restarts -------------------------------------------------------------------------------------------------
 
     def restart(self, name: str) -> None:
         """Kill a database server and start it again; then watch until what was prepared before is gone."""
+        self.settle()
         self._disturbed.set()
         try:
-            before = set(self._prepared(name))
             server = self.servers[name]
             server.kill()
             server.start()
-            self.tally.restarts += 1
             since = time.monotonic()
-            while before & set(self._prepared(name)) and time.monotonic() - since < WATCH_S_MAX:
+            self.tally.restarts += 1
+            self._eyes.close()
+            before = set(self._eyes.prepared(name))
+            while before & set(self._eyes.prepared(name)) and time.monotonic() - since < WATCH_S_MAX:
                 time.sleep(WATCH_PERIOD_S)
             self._record(time.monotonic() - since, disturbed=True)
-            for watcher in self._watchers:  # whoever waited through the restart belongs to it
-                watcher.join()
         finally:
             self._disturbed.clear()
 
@@ -243,3 +250,14 @@ class Chaos:
         """Wait for the watchers."""
         for watcher in self._watchers:
             watcher.join()
+
+    def close(self) -> None:
+        """Give the connections back."""
+        self.settle()
+        self._eyes.close()
+
+
+def _branches_of(eyes: Eyes, incarnation: int) -> set[Identifier]:
+    return {
+        branch for name in eyes.names for branch in eyes.prepared(name) if branch.attempt.incarnation == incarnation
+    }

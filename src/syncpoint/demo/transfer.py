@@ -116,7 +116,7 @@ def _perform(stage: Stage, seconds: float, console: Console) -> None:
         raise trouble[0]
     for slot in stage.workers:
         slot.stop(DRAIN_S_MAX)
-    stage.chaos.settle()
+    stage.chaos.close()
 
 
 def _chaos(stage: Stage, until: float, over: threading.Event, trouble: list[BaseException]) -> None:
