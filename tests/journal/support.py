@@ -93,7 +93,7 @@ class InlineRunner:
             try:
                 step = script.send(value) if error is None else script.throw(error)
             except StopIteration as stop:
-                return stop.value  # type: ignore[no-any-return]
+                return stop.value
             value, error = None, None
             try:
                 self.before(step)

@@ -43,7 +43,7 @@ class Account:
     ends_acknowledged: set[Key] = field(default_factory=set)
 
     def force(self, process: Process, *records: Record) -> None:
-        commits = {record.key for record in records if not isinstance(record, End)}  # type: ignore[attr-defined]
+        commits = {record.key for record in records if not isinstance(record, End)}
         ends = {record.key for record in records if isinstance(record, End)}
         self.handed_in |= commits
         self.ends_handed_in |= ends

@@ -248,7 +248,7 @@ def test_two_processes_that_make_one_folder_agree() -> None:
             if disk.operations == last:
                 disk.on_operation = None
                 try:
-                    second.runner.run(script)  # type: ignore[arg-type]
+                    second.runner.run(script)
                 except JournalRefused:
                     return  # the first holds the folder's lock; here it cannot let go meanwhile
                 opened.append(True)

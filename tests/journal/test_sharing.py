@@ -252,7 +252,7 @@ def test_two_looks_at_once_wait_for_one_taking_over() -> None:
     first(first.journal.force((commit(key(1), user_id="x"),)))
     kill(first)
     script = second.journal.look()
-    next(script).batcher.handler([True])  # type: ignore[attr-defined]
+    next(script).batcher.handler([True])
     assert second(second.journal.find(transaction(1))) == commit(key(1), user_id="x")
 
 
@@ -365,3 +365,18 @@ def test_a_folder_that_cannot_be_read_for_a_moment_can_be_read_later() -> None:
     disk.on_operation = None
     assert look(process).live == frozenset()
     assert process(process.journal.claim(transaction(1))).mine
+
+
+def test_everything_long_lived_says_what_it_is() -> None:
+    disk = MemoryDisk()
+    first, second = opened(disk), opened(disk)
+    first(first.journal.force((commit(key(1)),)))
+    second(second.journal.claim(transaction(2)))
+    index = "<Index unended=1 kept=0 heuristics=0 resources=[]>"
+    [member] = second.journal._neighbours.living.values()
+    size = disk.size(f"{FOLDER}/segments/0000000001-000001.log")
+    assert repr(member) == f"<Member 1 read to 1:{size - 24} {index}>"
+    assert repr(second.journal._neighbours) == "<Neighbours living=[1] dead=[]>"
+    assert repr(second.journal._claims) == "<Claims 1 held>"
+    assert repr(first.journal._writer) == f"<SegmentWriter 0000000001-000001.log {size} bytes, {size - 24} forced>"
+    assert repr(first.journal) == f"<FolderJournal /journal open incarnation=1 {index}>"

@@ -32,8 +32,10 @@ def admit(record: Record, standing: Standing) -> bool:
     """Whether the journal takes `record`, given what it holds. The table above."""
     match record:
         case Commit():
-            return standing.committed(record.key.transaction) is None and not standing.is_aborted(record.key)
+            key = record.key
+            return standing.committed(key.transaction) is None and not standing.is_aborted(key)
         case Abort():
-            return standing.committed(record.key.transaction) != record.key
+            key = record.key
+            return standing.committed(key.transaction) != key
         case _:
             return True
