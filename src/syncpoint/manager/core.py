@@ -78,7 +78,7 @@ class Core:
             for resource in resources
         }
         for resource in resources:
-            resource.ask = lambda identifier: recovery.ruling(self, identifier)
+            resource.attach(lambda identifier: recovery.ruling(self, identifier), runtime)
         self.live: dict[Key, Work] = {}
         self.quiet = runtime.signal()
         """Set when no transaction is live: what `close` waits for."""

@@ -18,7 +18,7 @@ from enum import Enum, auto
 from typing import Any, ClassVar, Literal, TypeAlias
 
 from syncpoint.ids import Attempt, Guid, Identifier, Incarnation
-from syncpoint.ports import Clock, Random
+from syncpoint.ports import Clock, Random, Runtime
 from syncpoint.protocol.words import Answer, Choice, Decision, Evidence
 from syncpoint.steps import Script
 
@@ -156,7 +156,10 @@ class Resource(ABC):
         self.clock = clock
         self.random = random
         self.ask: Ask | None = None
-        """Set by the manager before the first session is opened."""
+
+    def attach(self, ask: Ask, runtime: Runtime) -> None:
+        """Called by the manager before the first session is opened."""
+        self.ask = ask
 
     @property
     @abstractmethod

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, NoReturn, Protocol
+from typing import Any, NoReturn, Protocol, cast
 
 import msgspec
 
@@ -18,6 +18,7 @@ from syncpoint.ids import Attempt, Guid, Identifier
 from syncpoint.ports import Clock, Random, Runtime, Signal
 from syncpoint.resources.base import (
     Answer,
+    Ask,
     BranchStart,
     Contact,
     Evidence,
@@ -64,9 +65,13 @@ class MemoryResource(Resource):
         self.server = MemoryServer.named(match[1])
         self._runtime: Runner | None = None
 
+    def attach(self, ask: Ask, runtime: Runtime) -> None:
+        super().attach(ask, runtime)
+        self.runtime = cast(Runner, runtime)  # both runners are more than a Runtime
+
     @property
     def runtime(self) -> Runner | None:
-        """Set by the manager, as `ask` is. Without it a locked row is refused at once instead of waited for."""
+        """Set when attached to a manager. Without it a locked row is refused at once instead of waited for."""
         return self._runtime
 
     @runtime.setter
