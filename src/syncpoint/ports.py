@@ -134,7 +134,7 @@ class Runtime(Protocol):
     """What drives scripts: threads, asyncio, or a simulator. Safe to call from scripts and from outside."""
 
     def mutex(self) -> AbstractContextManager[Any]:
-        """A lock for short sections that neither wait nor yield. (Under asyncio it does nothing.)"""
+        """A lock for short sections that neither wait nor yield (batch handlers have threads of their own)."""
         ...
 
     def signal(self) -> Signal: ...
@@ -148,5 +148,6 @@ class Runtime(Protocol):
         ...
 
     def spawn(self, script: Any, what: str) -> Any:
-        """Run a script in the background; an exception that ends it is logged. The handle has `stop()`."""
+        """Run a script in the background; an exception that ends it is logged. The handle has `stop()`, and `ended`,
+        a Signal that is set when the script has ended."""
         ...
