@@ -94,8 +94,12 @@ class World:
         self._sessions: list[Session] = []
         self.session: Any = None
         if ready:
-            self.session = self.open()
-            self.guid = self.run(self.resource.contact(self.session, self.contact()))
+            try:
+                self.session = self.open()
+                self.guid = self.run(self.resource.contact(self.session, self.contact()))
+            except BaseException:
+                self.__exit__(None, None, None)
+                raise
 
     def __enter__(self) -> Self:
         return self

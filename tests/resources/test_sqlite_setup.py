@@ -175,7 +175,12 @@ def test_two_resources_open_one_new_file_at_once(tmp_path: Path) -> None:
         "with World(Path(sys.argv[1]), 'sync') as world: print(world.guid)"
     )
     children = [
-        subprocess.Popen([sys.executable, "-c", program, str(tmp_path / "new.db")], stdout=subprocess.PIPE, text=True)
+        subprocess.Popen(
+            [sys.executable, "-c", program, str(tmp_path / "new.db")],
+            stdout=subprocess.PIPE,
+            cwd=Path(__file__).parents[2],
+            text=True,
+        )
         for _ in range(3)
     ]
     guids = {child.communicate(timeout=60)[0].strip() for child in children}
