@@ -93,7 +93,7 @@ class Contact:
     coordinator: Guid
     incarnation: Incarnation
     highest: Incarnation
-    """The journal's counter. A database that has seen more refuses: `StaleJournal`."""
+    """The journal's counter. A database that has seen more refuses: JournalRefused."""
 
 
 @dataclass(frozen=True, slots=True)
