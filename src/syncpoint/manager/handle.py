@@ -165,7 +165,9 @@ class ResourceHandle:
 
     def _missing(self, session: Session, identifier: Identifier, *, commit: bool, state: bytes) -> Script[Answer]:
         evidence = yield from self.resource.evidence(session, identifier)
-        verdict = judge_missing(commit=commit, evidence=evidence, has_redo=self.resource.has_redo)
+        # Without state information nothing can be redone: a branch that an operator forces though it has no record.
+        has_redo = self.resource.has_redo and bool(state)
+        verdict = judge_missing(commit=commit, evidence=evidence, has_redo=has_redo)
         if verdict is Missing.REDO:
             return (yield from self.resource.redo(session, identifier, state))
         assert isinstance(verdict, Answer)
