@@ -158,7 +158,7 @@ class Stage:
         outcomes = {}
         for suffix, where in scene.expects.items():
             name = transfer + suffix
-            outcomes[name] = world.audit(name, told.get(name, ""), where)
+            outcomes[name] = world.audit(name, told.get(name, "") if where else "", where)
         if scene.user_id:
             self._send_again(world, transfer, outcomes[transfer], scene.expects[""])
         return outcomes

@@ -155,6 +155,15 @@ def bank_cannot_prepare(run: Run) -> None:
 
 
 @scene()
+def bank_is_busy(run: Run) -> None:
+    """A stream that nobody has read to its end."""
+    with run.block(run.manager()) as tx:
+        transfer(tx, run.name)
+        stream = tx.connect(BANK).cursor().stream("SELECT generate_series(1, 100000)")
+        next(stream)
+
+
+@scene()
 def serializable_reader_is_refused(run: Run) -> None:
     """Its COMMIT would be wrong after an error."""
     with run.block(run.manager(), id=run.name) as tx:
@@ -217,9 +226,8 @@ def one_phase_refused(run: Run) -> None:
     with run.block(manager) as tx:
         transfer(tx, run.name, (BANK,))
         tx.connect(BANK).execute("INSERT INTO entry VALUES (99)")
-    with run.block(manager, fails=Exception) as tx:
-        with tx.connect(LEDGER).cursor() as cursor:
-            cursor.execute("INSERT INTO account VALUES (1, 1)")
+    with run.block(manager, fails=Exception) as tx, tx.connect(LEDGER).cursor() as cursor:
+        cursor.execute("INSERT INTO account VALUES (1, 1)")
 
 
 # --- waits that expire ----------------------------------------------------------------------------------------

@@ -14,6 +14,7 @@ from tests.crash.scenes import scene
 NOWHERE: dict[str, tuple[str, ...]] = {"": ()}
 LEFT, RIGHT = "left", "right"
 
+
 def _manager(run: Run, **options: Any) -> TransactionManager:
     resources = {name: f"memory://{name}" for name in (LEFT, RIGHT)}
     manager = run.manager((), resources=resources, open=False, **options)
@@ -21,6 +22,7 @@ def _manager(run: Run, **options: Any) -> TransactionManager:
         assert isinstance(handle.resource, MemoryResource)
         handle.resource.runtime = manager._runner
     return manager.open()
+
 
 @scene(expects=NOWHERE)
 def memory_transfers(run: Run) -> None:
@@ -41,6 +43,7 @@ def memory_transfers(run: Run) -> None:
     assert MemoryServer.named(LEFT).rows() == {"a": b"1", "b": b"1"}
     assert MemoryServer.named(RIGHT).rows() == {"a": b"3"}
 
+
 @scene(expects=NOWHERE)
 def memory_replies_lost(run: Run) -> None:
     manager = _manager(run)
@@ -56,6 +59,7 @@ def memory_replies_lost(run: Run) -> None:
     manager.recover(wait_seconds=5.0)
     assert not server.in_doubt()
     assert server.rows() == {"a": b"1", "b": b"1"}
+
 
 @scene(expects=NOWHERE)
 def memory_waits(run: Run) -> None:
@@ -78,6 +82,7 @@ def memory_waits(run: Run) -> None:
     thread.join()
     with manager.transaction() as tx:
         assert tx.connect(LEFT).get("a", for_update=True) == 1
+
 
 @scene(expects=NOWHERE)
 def memory_initialised(run: Run) -> None:

@@ -7,6 +7,7 @@ from tests.crash.run import Run
 from tests.crash.scenes import Left, scene
 from tests.crash.scenes_recovery import DECIDED, PHASE_TWO, PREPARED
 from tests.crash.trap import Target
+from tests.crash.world import AUDIT
 
 
 @scene(left=(DECIDED,), user_id=True)
@@ -32,9 +33,22 @@ def operator_commits(run: Run) -> None:
 
 @scene(left=(PREPARED,), user_id=True)
 def operator_aborts(run: Run) -> None:
+    """Before anybody has recovered."""
     manager = run.manager()
     manager.resolve(run.name, False, "the scene wants it", "the scene")
     manager.recover(wait_seconds=10.0)
+
+
+@scene(left=(PREPARED,), is_heuristic=True)
+def operator_commits_undecided(run: Run) -> None:
+    """The file's vote died with its process, and nobody holds what would redo it: listed as rolled back."""
+    manager = run.manager()
+    resolved = {one.resource: one.answer for one in manager.resolve(run.name, True, "the scene wants it", "the scene")}
+    assert resolved["bank"] == resolved["ledger"] == "COMMITTED", resolved
+    assert resolved["audit"] == "HEURISTIC_ROLLBACK", resolved
+    manager.recover(wait_seconds=10.0)
+    run.transfer(manager, (AUDIT,), run.name + "-next")  # the file is not kept closed by it
+    assert run.world.audit_rows(run.name + "-next") == 1
 
 
 @scene(left=(DECIDED,), is_heuristic=True)

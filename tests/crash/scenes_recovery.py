@@ -6,7 +6,8 @@ import json
 from typing import Any
 
 from syncpoint.errors import AlreadyCommitted, ConnectionLost
-from syncpoint.steps import Failed
+from syncpoint.protocol.words import Answer, Evidence
+from syncpoint.steps import Done, Failed
 from tests.crash.run import Run
 from tests.crash.scenes import Left, scene
 from tests.crash.trap import Target
@@ -17,9 +18,7 @@ PHASE_TWO = "COMMIT bank, COMMIT ledger, COMMIT audit"
 VOTES = "PREPARE bank, PREPARE ledger, PREPARE audit"
 PREPARED = Left("transfer_with_id", Target(what=VOTES, after=True), "aborted")
 DECIDED = Left("transfer_with_id", Target(what=PHASE_TWO), "committed")
-HALF = Left(
-    "transfer_with_id", Target(what="COMMIT PREPARED", after=True, hold=("XA COMMIT", "COMMIT")), "committed"
-)
+HALF = Left("transfer_with_id", Target(what="COMMIT PREPARED", after=True, hold=("XA COMMIT", "COMMIT")), "committed")
 ALL_DONE = Left("transfer_with_id", Target(what=PHASE_TWO, after=True), "committed")
 
 
@@ -53,14 +52,31 @@ def recover_done(run: Run) -> None:
     recover(run)
 
 
-@scene(
-    left=(DECIDED, Left("transfer_without_id", Target(what=PHASE_TWO), "committed", transfer="-two")),
-    expects={"": ALL, "-two": ALL},
-)
+@scene(left=(DECIDED,), user_id=True)
 def recover_in_background(run: Run) -> None:
     """As applications do: at start."""
     manager = run.manager(background=True)
     assert not manager.in_doubt()
+
+
+@scene(user_id=True)
+def scans_fail(run: Run) -> None:
+    """Half-way is not good enough: nothing is decided, the next clean scan decides (O35)."""
+    manager = run.manager()
+    run.transfer(manager, id=run.name)
+    for what in ("list prepared branches", "XA RECOVER", "scan"):
+        run.trap.before(what, _lose)
+    report = manager.recover()
+    assert len(report.unreachable) == len(ALL), report
+    manager.recover(wait_seconds=10.0)
+
+
+@scene(left=(DECIDED,), user_id=True)
+def file_has_lost_it(run: Run) -> None:
+    """Neither the branch nor its evidence is there: redone from its state information."""
+    run.trap.after("finish", lambda _: Done(Answer.NOT_FOUND))
+    run.trap.after("evidence", lambda _: Done(Evidence.ABSENT))
+    recover(run)
 
 
 # --- the next writer of the file ------------------------------------------------------------------------------

@@ -122,9 +122,7 @@ class Trap:
         if meddler is not None:
             meddler()
 
-    def _observe_after(
-        self, point: StepPoint, step: Step, outcome: Done[Any] | Failed
-    ) -> Done[Any] | Failed | None:
+    def _observe_after(self, point: StepPoint, step: Step, outcome: Done[Any] | Failed) -> Done[Any] | Failed | None:
         with self._mutex:
             target = self._target
             if target is not None and target.after and target.matches(places_of(point), step):

@@ -109,9 +109,14 @@ class World:
         with closing(self.ledger()) as ledger, ledger.cursor() as cursor:
             cursor.execute(query + "%s", (transfer,))
             counted[LEDGER] = cursor.fetchone()[0]
-        with closing(apsw.Connection(self.audit_path)) as audit:
-            counted[AUDIT] = audit.execute(query + "?", (transfer,)).fetchall()[0][0]
+        counted[AUDIT] = self.audit_rows(transfer)
         return counted
+
+    def audit_rows(self, transfer: str) -> int:
+        """How many rows the SQLite file has of a transfer."""
+        with closing(apsw.Connection(self.audit_path)) as audit:
+            (row,) = audit.execute("SELECT count(*) FROM transfer WHERE id = ?", (transfer,)).fetchall()
+            return int(row[0])
 
     def in_doubt(self) -> list[str]:
         """Every prepared branch of Syncpoint's in the three databases."""

@@ -1,0 +1,31 @@
+"""Databases and a zygote for the crash suite: made once for each test process."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from syncpoint.testing.servers.mariadb import MariadbServer
+from syncpoint.testing.servers.postgres import PostgresServer
+from tests.crash.harness import Stage, Zygote
+from tests.crash.world import World
+
+
+@pytest.fixture(scope="session")
+def stage(
+    postgres_server: PostgresServer, mariadb_server: MariadbServer, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Stage]:
+    """Where scenes are played."""
+    folder = tmp_path_factory.mktemp("crash")
+    with Zygote() as zygote:
+        yield Stage(World.make(postgres_server, mariadb_server, folder), zygote, folder)
+
+
+@pytest.fixture(scope="session")
+def shared_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """One folder for all processes of this test run."""
+    own = tmp_path_factory.getbasetemp()
+    return own.parent if "PYTEST_XDIST_WORKER" in os.environ else own

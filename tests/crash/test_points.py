@@ -1,0 +1,74 @@
+"""Every point in the source is reached by a scene; the numbers are printed, and a new yield makes this fail.
+
+Points are enumerated from the source, never listed by hand. Not for: dying at them (test_kill.py).
+"""
+
+from __future__ import annotations
+
+import shutil
+from collections import Counter
+from pathlib import Path
+
+import pytest
+
+from tests.crash.harness import Stage
+from tests.crash.points import PACKAGE, Kind, Point, enumerate_points
+from tests.crash.shards import recorded
+
+FORGOTTEN = '''
+
+def forgotten() -> Script[None]:
+    """A script that no scene runs."""
+    yield Local(lambda: None, "forgotten")
+'''
+
+
+def unhit(points: frozenset[Point], hit: frozenset[Point]) -> list[str]:
+    """What would be reported."""
+    return [str(point) for point in sorted(points - hit)]
+
+
+def table(points: frozenset[Point], hit: frozenset[Point]) -> str:
+    """The numbers, a line for each folder."""
+    folders = Counter(point.file.partition("/")[0] for point in points)
+    hits = Counter(point.file.partition("/")[0] for point in hit)
+    rows = [
+        f"{folder + '/':12} points: {count} enumerated, {hits[folder]} hit, {count - hits[folder]} unhit"
+        for folder, count in sorted(folders.items())
+    ]
+    kinds = Counter(point.kind for point in points)
+    total = ", ".join(f"{kinds[kind]} {kind}" for kind in Kind)
+    rows.append(f"{'all':12} points: {len(points)} enumerated, {len(hit)} hit, {len(points - hit)} unhit ({total})")
+    return "\n".join(rows)
+
+
+def test_every_point_is_hit(stage: Stage, shared_folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Enumerated from the source, and compared with what the scenes reach: none may be left."""
+    points = enumerate_points()
+    hit = recorded(stage, shared_folder).points_hit(points)
+    with capsys.disabled():
+        print(f"\n{table(points, hit)}")
+    missed = unhit(points, hit)
+    assert not missed, "no scene reaches these; write one, or remove the code if it is dead:\n" + "\n".join(missed)
+
+
+def test_every_folder_has_points() -> None:
+    """An enumeration that finds nothing would leave nothing unhit."""
+    points = enumerate_points()
+    files = {point.file for point in points}
+    assert {"resources/postgres.py", "resources/mariadb.py", "resources/sqlite.py", "journal/folder.py"} <= files
+    assert {point.kind for point in points} == set(Kind)
+
+
+@pytest.mark.parametrize("file", ["resources/sqlite.py", "resources/postgres.py"])
+def test_a_new_yield_is_noticed(file: str, tmp_path: Path, stage: Stage, shared_folder: Path) -> None:
+    """The suite fails, naming it, when somebody adds a yield that no scene reaches."""
+    package = tmp_path / "syncpoint"
+    for folder in ("resources", "journal", "manager"):
+        shutil.copytree(PACKAGE / folder, package / folder, ignore=shutil.ignore_patterns("__pycache__"))
+    source = package / file
+    source.write_text(source.read_text(encoding="utf-8") + FORGOTTEN, encoding="utf-8")
+    points = enumerate_points(package)
+    missed = unhit(points, recorded(stage, shared_folder).points_hit(points))
+    assert len(missed) == 1
+    assert "forgotten" in missed[0]
