@@ -106,7 +106,8 @@ def no_nested_id(user_id: str | None) -> None:
 
 def whoami() -> str:
     """Who acts, for the journal."""
-    return os.environ.get("SUDO_USER") or os.environ.get("USER") or f"uid {os.getuid()}"
+    user = os.environ.get("SUDO_USER") or os.environ.get("USER") or f"uid {os.getuid()}"
+    return f"{user}@{os.uname().nodename}"
 
 
 def check_wait(wait: str) -> bool:

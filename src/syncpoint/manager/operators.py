@@ -169,10 +169,14 @@ def _with_user_id(entry: InDoubtBranch, user_id: str | None) -> InDoubtBranch:
 def heuristics(core: Core) -> Script[list[HeuristicEntry]]:
     """Heuristic outcomes, until forgotten."""
     records = yield from core.journal.heuristics()
-    return [_heuristic_entry(record) for record in records]
+    entries = []
+    for record in records:
+        commit = yield from core.journal.find(record.key.transaction)
+        entries.append(_heuristic_entry(record, commit.user_id if commit is not None else None))
+    return entries
 
 
-def _heuristic_entry(record: Heuristic) -> HeuristicEntry:
+def _heuristic_entry(record: Heuristic, user_id: str | None) -> HeuristicEntry:
     return HeuristicEntry(
         transaction=str(record.key.transaction),
         resource=record.resource,
@@ -180,6 +184,7 @@ def _heuristic_entry(record: Heuristic) -> HeuristicEntry:
         decided=record.decided,
         detail=record.detail,
         at_ms=record.at_ms,
+        user_id=user_id,
     )
 
 
@@ -201,7 +206,7 @@ def show(core: Core, text: str) -> Script[TransactionReport]:
         state=told.state,
         user_id=told.user_id,
         branches=tuple(reports),
-        timeline=tuple(_event(record, f"journal, process {incarnation}") for incarnation, record in story.records),
+        timeline=tuple(_event(record, f"journal, file of process {incarnation}") for incarnation, record in story.records),
         heuristics=tuple(entries),
     )
 
