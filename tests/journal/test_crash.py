@@ -169,3 +169,57 @@ def test_o40_a_torn_tail_is_dropped_and_the_rest_recovered() -> None:
         again = recover(disk)
         assert key(1) in again(again.journal.look()).decisions
         assert disk.list(f"{FOLDER}/segments") == ["0000000002-000001.log"]
+
+
+def writes_of(disk: MemoryDisk, call: Callable[[], object]) -> list[str]:
+    """What changes the disk, in order, as text."""
+    told: list[str] = []
+
+    def hook(operation: str, path: str) -> None:
+        if operation in ("create", "append", "force", "force_folder", "remove"):
+            told.append(f"{operation} {path.rpartition('/')[2]}")
+
+    disk.on_operation = hook
+    call()
+    disk.on_operation = None
+    return told
+
+
+def test_the_order_of_a_rotation() -> None:
+    """A file system may make a removal durable before a creation: the folder is forced in between."""
+    disk = MemoryDisk()
+    process = Process(disk.process(), segment_size_bytes_max=100).open()
+    old, new = "0000000001-000001.log", "0000000001-000002.log"
+    assert writes_of(disk, lambda: process(process.journal.force((commit(key(1)),)))) == [
+        f"append {old}",
+        f"force {old}",
+        f"append {old}",
+        f"force {old}",
+        f"create {new}",
+        f"append {new}",
+        f"force {new}",
+        "force_folder segments",
+        f"append {new}",
+        f"remove {old}",
+        "force_folder segments",
+    ]
+
+
+def test_the_order_of_taking_over() -> None:
+    """Copied and forced before anything is removed; the oldest segment goes first, durably."""
+    disk = MemoryDisk()
+    dead = Process(disk.process()).open()
+    account = Account()
+    account.force(dead, commit(key(1)))
+    process = Process(disk.process()).open()
+    assert isinstance(dead.disk, MemoryProcess)
+    dead.disk.kill()
+    own = "0000000002-000001.log"
+    assert writes_of(disk, lambda: process(process.journal.look())) == [
+        f"append {own}",
+        f"force {own}",
+        f"append {own}",
+        "remove 0000000001-000001.log",
+        "force_folder segments",
+        "remove 0000000001.lock",
+    ]

@@ -179,9 +179,9 @@ def test_an_end_elsewhere_is_followed_and_rotation_too() -> None:
 def rotate_and_look_at(operation_number: int) -> bool:
     """Another process looks in front of one operation of a rotation, and afterwards. False: there is no such one."""
     disk = MemoryDisk()
-    first, second = opened(disk, segment_size_bytes_max=500), opened(disk)
+    first, second, late = opened(disk, segment_size_bytes_max=500), opened(disk), opened(disk)
     first(first.journal.force((commit(key(1), user_id="x"),)))
-    look(second)
+    look(second)  # `late` has not read it yet
     count = 0
 
     def hook(operation: str, path: str) -> None:
@@ -189,8 +189,9 @@ def rotate_and_look_at(operation_number: int) -> bool:
         count += 1
         if count == operation_number:
             disk.on_operation = None
-            assert look(second).elsewhere >= {key(1)}
-            assert second(second.journal.find(transaction(1))) == commit(key(1), user_id="x")
+            for process in (second, late):
+                assert look(process).elsewhere >= {key(1)}
+                assert process(process.journal.find(transaction(1))) == commit(key(1), user_id="x")
 
     disk.on_operation = hook
     first(first.journal.force((commit(key(2)),)))

@@ -3,7 +3,8 @@
     start ....... header, force, folder force, statement
     write ....... batch, force                                         one force, however many records
     state ....... an empty batch, not forced: tells living readers, at once, that what is before it is forced
-    rotate ...... seal, force; new segment: header and checkpoint, force, folder force, statement; remove the old
+    rotate ...... force (the last statement is the seal); new segment: header and checkpoint, force, folder force,
+                  statement; remove the old, folder force
 
 An OSError of any of these means that this journal writes no more (R5). Not for: deciding what is alive (index.py).
 """
@@ -55,9 +56,7 @@ class SegmentWriter:
 
     def rotate(self, alive: Sequence[Record]) -> None:
         """Go on in a new segment that begins with everything alive; the old one goes."""
-        self._force()
-        self.state()  # the seal
-        self._force()
+        self._force()  # the statement that ends it becomes the seal
         old_file, old_path = self._file, self._paths.segment(self.name)
         name = SegmentName(self.name.incarnation, self.name.number + 1)
         self._file, self.name, self.size_bytes, self._forced = self._disk.create(self._paths.segment(name)), name, 0, 0
