@@ -75,7 +75,11 @@ def _wrap(owner: Any, name: str, when: str) -> None:
         die()
         return result
 
-    setattr(owner, name, wrapped)
+    _replace(owner, name, wrapped)
+
+
+def _replace(owner: Any, name: str, value: Any) -> None:
+    setattr(owner, name, value)
 
 
 def _wrap_statement(sql: str, when: str) -> None:
@@ -88,7 +92,7 @@ def _wrap_statement(sql: str, when: str) -> None:
         if statement == sql:
             die()
 
-    GuardedConnection.control = control  # type: ignore[method-assign]
+    _replace(GuardedConnection, "control", control)
 
 
 def _wrap_torn(*_: str) -> None:
@@ -99,7 +103,7 @@ def _wrap_torn(*_: str) -> None:
         real(descriptor, raw[:40], 0)
         die()
 
-    NoteFile.write = write  # type: ignore[method-assign]
+    _replace(NoteFile, "write", write)
 
 
 INNER: dict[str, Callable[[str], None]] = {
@@ -174,8 +178,9 @@ def recover(world: World, journal: TestJournal) -> None:
 def hold(world: World, journal: TestJournal) -> None:
     """Vote, say so, and wait to be killed."""
     world.session = world.open()
-    _, vote = world.vote(f"INSERT INTO t VALUES ({BRANCH}, 'held')")
-    print(vote.state.hex(), world.session.branch.to_bytes().hex(), flush=True)
+    world.begin(identifier=make_identifier(number=BRANCH))
+    world.execute(f"INSERT INTO t VALUES ({BRANCH}, 'held')")
+    print(world.run(world.resource.prepare(world.session)).state.hex(), flush=True)
     sys.stdin.read()
 
 

@@ -69,7 +69,7 @@ def dump(path: Path) -> dict[str, list[tuple[Any, ...]]]:
         "SELECT name FROM pragma_table_list WHERE schema = 'main' AND type = 'table' "
         "AND name NOT LIKE 'syncpoint%' AND name <> 'sqlite_schema' ORDER BY name",
     )
-    return {name: sorted(map(repr, observe(path, f'SELECT * FROM "{name}"'))) for (name,) in tables}  # type: ignore[misc]
+    return {name: sorted(map(repr, observe(path, f'SELECT * FROM "{name}"'))) for (name,) in tables}
 
 
 REDOABLE = {

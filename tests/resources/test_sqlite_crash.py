@@ -18,7 +18,7 @@ import pytest
 
 from syncpoint.ids import Identifier
 from syncpoint.resources import sqlite
-from syncpoint.resources.base import Answer, Decision, Evidence, Mode, Ruling
+from syncpoint.resources.base import Answer, Ask, Decision, Evidence, Mode, Ruling
 from syncpoint.resources.sqlite import FileInDoubt
 from syncpoint.steps import Script
 from tests.resources.sqlite_child import BRANCH, TestJournal
@@ -187,9 +187,10 @@ def test_a_voted_branch_keeps_the_file_until_its_process_dies(path: Path, mode: 
     child = start("hold", path)
     assert child.stdout is not None
     asked: list[Identifier] = []
-    state, raw = (bytes.fromhex(word) for word in child.stdout.readline().split())
-    identifier = Identifier.from_bytes(raw)
+    identifier = IDENTIFIER
     try:
+        state = bytes.fromhex(child.stdout.readline())
+        assert state
         with World(path, mode, ready=False) as world:
             world.session = world.open()
             world.resource.ask = answering(UNKNOWN, asked)
@@ -236,6 +237,10 @@ def test_two_processes_contend_and_lose_no_update(path: Path) -> None:
 
 
 # --- settling, step by step ------------------------------------------------------------------------------------------
+
+
+def one_after_the_other(rulings: list[Ruling]) -> Ask:
+    return lambda identifier: answering(rulings.pop(0))(identifier)
 
 
 def lose_a_branch(world: World, *statements: str) -> tuple[Identifier, bytes]:
@@ -323,12 +328,19 @@ def test_recovery_drops_an_undecided_branch_once(path: Path) -> None:
     with World(path, "sync") as world:
         identifier, state = lose_a_branch(world, "INSERT INTO t VALUES (5, 'lost')")
         assert world.finish(make_identifier(), b"", commit=False) is Answer.NOT_FOUND
-        assert world.finish(identifier, b"", commit=True) is Answer.NOT_FOUND
         assert world.standing() == [identifier]
         assert world.finish(identifier, state, commit=False) is Answer.ABORTED
         assert world.finish(identifier, state, commit=False) is Answer.NOT_FOUND
         assert world.standing() == []
         assert world.rows() == [(1, 0)]
+
+
+def test_a_commit_forced_without_state_information_does_not_keep_the_file_closed(path: Path) -> None:
+    with World(path, "sync") as world:
+        identifier, _ = lose_a_branch(world, "INSERT INTO t VALUES (5, 'lost')")
+        assert world.finish(identifier, b"", commit=True) is Answer.NOT_FOUND
+        assert world.standing() == []
+        world.begin()
 
 
 def test_aborting_what_is_committed_says_so(path: Path) -> None:
@@ -410,7 +422,7 @@ def test_every_yield_of_the_adapter_is_reached(tmp_path: Path, mode: Mode, monke
         for ruling in (Decision.COMMIT, Decision.ABORT):
             identifier, state = lose_a_branch(world, f"INSERT INTO t VALUES ({ruling.value}, 1)")
             answers = [UNKNOWN, Ruling(ruling, state)]
-            resource.ask = lambda identifier, answers=answers: answering(answers.pop(0))(identifier)  # type: ignore[misc]
+            resource.ask = one_after_the_other(answers)
             world.begin()
             world.abort()
         world.run(resource.scan(world.session))
