@@ -15,6 +15,8 @@ Every function blocks and is called by one thread at a time. Not for: finishing 
 from __future__ import annotations
 
 import os
+import time
+from collections.abc import Callable
 
 import apsw
 
@@ -27,6 +29,7 @@ from syncpoint.resources.sqlite_changeset import CannotCapture, Capture, Watcher
 from syncpoint.resources.sqlite_connection import GuardedConnection
 from syncpoint.resources.sqlite_note import Note, NoteFile, NoteRefused, decode_note, encode_note
 
+BUSY_LOOK_S = 0.001
 COMMIT_BUSY_MS = 2000
 """How long COMMIT waits for readers to leave (rollback-journal mode only)."""
 
@@ -151,9 +154,26 @@ def lock(session: SqliteSession, busy_ms: int) -> None:
     connection = session.connection
     connection.restore_defaults()
     connection.rolled_back = False
-    connection.set_busy_timeout(busy_ms)
-    connection.control("BEGIN IMMEDIATE")
+    connection.set_busy_handler(_patience(busy_ms))
+    try:
+        connection.control("BEGIN IMMEDIATE")
+    finally:
+        connection.set_busy_timeout(busy_ms)
     session.lock_is_seen = sqlite_locks.another_sqlite_is_loaded() and sqlite_locks.is_ours(session.notes.database)
+
+
+def _patience(busy_ms: int) -> Callable[[int], bool]:
+    """Look again every millisecond. SQLite's own handler waits up to 100 ms between looks, and whoever waits longest
+    looks least: with several writing processes the lock then lies idle, and the unlucky never get it."""
+    until = time.monotonic() + busy_ms / 1000
+
+    def wait(tries: int) -> bool:
+        if time.monotonic() >= until:
+            return False
+        time.sleep(BUSY_LOOK_S)
+        return True
+
+    return wait
 
 
 def start_branch(session: SqliteSession, identifier: Identifier) -> None:
