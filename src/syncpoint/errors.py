@@ -105,7 +105,8 @@ class JournalDamaged(JournalError):
     def __init__(self, path: str, offset: int, why: str) -> None:
         super().__init__(
             f"The journal is damaged: {path}, byte {offset}: {why}.",
-            advice=f"Nothing was changed. List what can be read with `syncpoint journal salvage {path}`, "
+            advice="Nothing was changed. List what can be read with "
+            f"`syncpoint journal salvage {path.partition('/segments/')[0]}`, "
             "and restore the disk before starting again.",
         )
         self.path = path
