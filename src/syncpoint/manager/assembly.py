@@ -9,11 +9,13 @@ import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
+from urllib.parse import parse_qsl, urlencode, urlsplit, urlunsplit
 
 from syncpoint.errors import ConfigurationError
 from syncpoint.journal.base import Journal
 from syncpoint.journal.folder import FolderJournal
 from syncpoint.manager.core import Core
+from syncpoint.manager.pool import POOL_SIZE_MAX
 from syncpoint.ports import Clock, Disk, Random, Runtime
 from syncpoint.resources.base import Mode
 from syncpoint.resources.registry import make_resource
@@ -68,7 +70,8 @@ class Plan:
         resources, pool_sizes = [], {}
         for name, spec in self.resources.items():
             table = dict(spec) if isinstance(spec, Mapping) else {"url": spec}
-            pool_sizes[name] = _pool_size(name, table.pop("pool_size_max", 32))
+            table["url"], in_url = _split_pool_size(str(table.get("url", "")))
+            pool_sizes[name] = _pool_size(name, table.pop("pool_size_max", in_url or POOL_SIZE_MAX))
             made = make_resource(name, table, mode=mode, clock=self.clock, random=self.random)
             resources.append(made)
         return Core(
@@ -98,6 +101,16 @@ def make_journal(spec: str, *, disk: Disk, clock: Clock, random: Random) -> Jour
         f"A journal at {scheme}:// is not known to this version of Syncpoint.",
         advice='Give a folder: journal="./syncpoint-journal".',
     )
+
+
+def _split_pool_size(url: str) -> tuple[str, str]:
+    """The URL without `pool_size_max`, which is the pool's and no driver's, and its value there."""
+    if "pool_size_max=" not in url:
+        return url, ""
+    parts = urlsplit(url)
+    options = parse_qsl(parts.query, keep_blank_values=True)
+    left = urlencode([(name, value) for name, value in options if name != "pool_size_max"])
+    return urlunsplit(parts._replace(query=left)), dict(options).get("pool_size_max", "")
 
 
 def _pool_size(name: str, value: Any) -> int:

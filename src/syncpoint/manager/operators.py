@@ -206,7 +206,9 @@ def show(core: Core, text: str) -> Script[TransactionReport]:
         state=told.state,
         user_id=told.user_id,
         branches=tuple(reports),
-        timeline=tuple(_event(record, f"journal, file of process {incarnation}") for incarnation, record in story.records),
+        timeline=tuple(
+            _event(record, f"journal, file of process {incarnation}") for incarnation, record in story.records
+        ),
         heuristics=tuple(entries),
     )
 
