@@ -9,7 +9,6 @@ import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
-from urllib.parse import parse_qsl, urlencode, urlsplit, urlunsplit
 
 from syncpoint.errors import ConfigurationError
 from syncpoint.journal.base import Journal
@@ -107,10 +106,10 @@ def _split_pool_size(url: str) -> tuple[str, str]:
     """The URL without `pool_size_max`, which is the pool's and no driver's, and its value there."""
     if "pool_size_max=" not in url:
         return url, ""
-    parts = urlsplit(url)
-    options = parse_qsl(parts.query, keep_blank_values=True)
-    left = urlencode([(name, value) for name, value in options if name != "pool_size_max"])
-    return urlunsplit(parts._replace(query=left)), dict(options).get("pool_size_max", "")
+    address, _, query = url.partition("?")
+    mine = [option for option in query.split("&") if option.startswith("pool_size_max=")]
+    left = "&".join(option for option in query.split("&") if option not in mine)
+    return f"{address}?{left}" if left else address, mine[-1].partition("=")[2] if mine else ""
 
 
 def _pool_size(name: str, value: Any) -> int:
