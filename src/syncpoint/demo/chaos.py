@@ -12,7 +12,6 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -157,15 +156,15 @@ class Chaos:
 
     # --- kills ----------------------------------------------------------------------------------------------
 
-    def kill_one(self, give_up: Callable[[], bool]) -> None:
-        """Kill a worker in the middle of a commit, and put a new one in its place.
+    def kill_one(self, until: float) -> None:
+        """Kill a worker in the middle of a commit, and put a new one in its place; give up at `until` (monotonic).
 
         To hit that moment, a worker that has something prepared is stopped (SIGSTOP) and looked at again; if it is not
         in the wanted part of a commit it goes on (SIGCONT). Every other kill is wanted after the decision.
         """
         wants_decided = self.tally.kills_in_commit % 2 == 1
         hunt_until = time.monotonic() + HUNT_S_MAX
-        while not give_up():
+        while time.monotonic() < until:
             found = self._suspect()
             if found is None:
                 continue

@@ -130,7 +130,7 @@ def _chaos(stage: Stage, until: float, over: threading.Event, trouble: list[Base
             if restarts and time.monotonic() >= restarts[0][0]:
                 stage.chaos.restart(restarts.pop(0)[1])
             hunt_until = min(until, restarts[0][0]) if restarts else until
-            stage.chaos.kill_one(lambda: time.monotonic() >= hunt_until)
+            stage.chaos.kill_one(hunt_until)
             over.wait(min(KILL_PERIOD_S, max(0.0, hunt_until - time.monotonic())))
     except BaseException as error:
         trouble.append(error)
