@@ -9,7 +9,7 @@ import os
 from collections.abc import Callable, Sequence
 from typing import Any, Literal
 
-from syncpoint.errors import ConfigurationError, ConnectionLost, ResourceUnavailable, SyncpointError, TransactionAborted
+from syncpoint.errors import ConfigurationError, SyncpointError, TransactionAborted
 from syncpoint.manager.core import Core
 from syncpoint.manager.results import digest_of, encode_result, fingerprint_of
 from syncpoint.manager.transaction import Work
@@ -130,8 +130,6 @@ def should_retry(core: Core, error: BaseException) -> bool:
     """Whether `run` may try again: only when it is certain that nothing happened, and it may go better."""
     if isinstance(error, TransactionAborted):
         return error.retryable
-    if isinstance(error, ResourceUnavailable | ConnectionLost):
-        return False
     return any(handle.resource.is_retryable(error) for handle in core.handles.values())
 
 
