@@ -3,16 +3,69 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator
+import os
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 import syncpoint
-from syncpoint.resources.memory_server import MemoryServer
+from syncpoint.ids import BranchNumber, Guid, Identifier, Key, TransactionId
+from syncpoint.journal.folder import FolderJournal
+from syncpoint.records import BranchEntry, Commit, Record, key_fields
+from syncpoint.resources.base import Choice
+from syncpoint.resources.memory_server import MemoryServer, Work
+from syncpoint.runners.threads import ThreadRunner
+from syncpoint.system import SystemClock, SystemDisk, SystemRandom
+from syncpoint.testing.servers.mariadb import MariadbServer
+from syncpoint.testing.servers.postgres import PostgresServer
+from tests.crash.harness import Stage, Zygote
+from tests.crash.world import ALL, World
 
 _numbers = itertools.count(1)
+
+
+class Ghost:
+    """A process that has left things in the journal and in memory servers, and is gone when its block ends."""
+
+    def __init__(self, bench: Bench, runner: ThreadRunner, journal: FolderJournal) -> None:
+        self._bench = bench
+        self._runner = runner
+        self.journal = journal
+
+    def key(self, user_id: str | None = None) -> Key:
+        raw = TransactionId(os.urandom(16)) if user_id is None else TransactionId.from_user_id("", user_id)
+        return Key(raw, self.journal.next_attempt())
+
+    def identifiers(self, key: Key, resources: str) -> dict[str, Identifier]:
+        return {
+            name: Identifier(self.journal.coordinator, key.transaction, key.attempt, BranchNumber(number))
+            for number, name in enumerate(resources, 1)
+        }
+
+    def prepare(self, key: Key, resources: str = "ab", row: str = "k", value: bytes = b"1") -> dict[str, Identifier]:
+        """Its branches have voted yes, having written one row each."""
+        branches = self.identifiers(key, resources)
+        for name, identifier in branches.items():
+            self._bench.prepare(name, identifier, row, value)
+        return branches
+
+    def decide(self, key: Key, resources: str = "ab", *, user_id: str | None = None, names: str = "") -> None:
+        """Force its Commit record. `names` are what the journal calls the resources, if not as the servers."""
+        entries = tuple(
+            BranchEntry(
+                resource=called, guid=self._bench.guid(name).raw, identifier=identifier.to_bytes(), state=b"state"
+            )
+            for called, (name, identifier) in zip(
+                names or resources, self.identifiers(key, resources).items(), strict=True
+            )
+        )
+        self.force(Commit(**key_fields(key), branches=entries, at_ms=1, user_id=user_id))
+
+    def force(self, *records: Record) -> None:
+        self._runner.run(self.journal.force(records))
 
 
 class Bench:
@@ -26,13 +79,62 @@ class Bench:
         self.servers = {"a": self.a, "b": self.b, "c": self.c}
         self._open: list[syncpoint.TransactionManager] = []
 
+    def guid(self, name: str) -> Guid:
+        server = self.servers[name]
+        server.guid = server.guid or Guid(os.urandom(16))
+        return server.guid
+
+    def prepare(self, name: str, identifier: Identifier | None, row: str = "k", value: bytes = b"1") -> Choice:
+        """A branch is asked for its vote by hand, and its connection is gone."""
+        server = self.servers[name]
+        session = server.connect()
+        assert session is not None
+        work = session.work = Work(identifier)
+        assert server.lock(work, row, None) is None, "another branch holds the row"
+        work.writes[row] = value
+        vote = server.prepare(session)
+        server.drop_active(session)
+        return vote.choice
+
+    @contextmanager
+    def ghost(self, journal: str = "journal") -> Iterator[Ghost]:
+        """Another process on the journal, worked by hand; dead when the block ends."""
+        runner = ThreadRunner()
+        opened = FolderJournal(
+            str(self.folder / journal), disk=SystemDisk(), clock=SystemClock(), random=SystemRandom()
+        )
+        runner.run(opened.open(runner))
+        try:
+            yield Ghost(self, runner, opened)
+        finally:
+            runner.run(opened.close())
+            runner.close()
+
+    def departed(self, resources: str = "ab", *, decided: bool, done: str = "", user_id: str | None = None) -> Key:
+        """A process has died after the votes: before its record, or after it with the branches in `done` finished."""
+        with self.ghost() as ghost:
+            key = ghost.key(user_id)
+            branches = ghost.prepare(key, resources)
+            if decided:
+                ghost.decide(key, resources, user_id=user_id)
+            for name in done:
+                self.servers[name].finish(branches[name], commit=decided)
+        return key
+
     def manager(self, resources: str = "ab", **options: Any) -> syncpoint.TransactionManager:
         """Another process, as far as the journal can tell: an incarnation of its own. Closed at the end."""
-        urls = {name: f"memory://{self.names[name]}" for name in resources}
         options.setdefault("background", False)
-        manager = syncpoint.TransactionManager(self.folder / "journal", urls, **options).open()
+        journal = options.pop("journal", "journal")
+        manager = syncpoint.TransactionManager(self.folder / journal, self.urls(resources), **options).open()
         self._open.append(manager)
         return manager
+
+    def urls(self, resources: str = "ab") -> dict[str, str]:
+        return {name: f"memory://{self.names[name]}" for name in resources}
+
+    def in_doubt(self) -> str:
+        """The servers that have a branch in doubt."""
+        return "".join(name for name, server in self.servers.items() if server.in_doubt())
 
     def put(self, tx: Any, resources: str = "ab", key: str = "k", value: Any = 1) -> None:
         for name in resources:
@@ -57,6 +159,40 @@ class Bench:
             manager.close(1.0)
         for name in self.names.values():
             MemoryServer.remove(name)
+
+
+@pytest.fixture(scope="session")
+def stage(
+    postgres_server: PostgresServer, mariadb_server: MariadbServer, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Stage]:
+    """Real databases, and a process that forks children which are killed at chosen points."""
+    folder = tmp_path_factory.mktemp("conformance")
+    with Zygote() as zygote:
+        yield Stage(World.make(postgres_server, mariadb_server, folder), zygote, folder)
+
+
+@pytest.fixture
+def world(stage: Stage) -> Iterator[World]:
+    """Three real databases, the journal and the SQLite file fresh. Nothing may be left in doubt there (R7)."""
+    made = stage.world.again(stage.folder)
+    try:
+        yield made
+        assert made.in_doubt() == []
+    finally:
+        made.sweep()
+
+
+def raises(
+    kind: type[BaseException] | tuple[type[BaseException], ...], match: str | None = None
+) -> pytest.RaisesExc[Any]:
+    """As `pytest.raises`, for the end of a transaction's block: there it is no single statement that raises."""
+    return pytest.raises(kind, match=match)
+
+
+def opened(world: World, names: Iterable[str] = ALL, **options: Any) -> syncpoint.TransactionManager:
+    """A manager over real databases, without recovery of its own. To be closed by the test."""
+    options.setdefault("background", False)
+    return syncpoint.TransactionManager(world.journal, world.resources(names), **options).open()
 
 
 @pytest.fixture

@@ -1,12 +1,10 @@
-"""O01..O14: votes and answers, seen from outside in the databases (on memory servers, which can be told to misbehave)."""
+"""O01..O14: votes and answers, seen from outside (on memory servers, which can be told to misbehave)."""
 
 from __future__ import annotations
 
-import pytest
-
 import syncpoint
 from syncpoint.resources.base import Answer, Choice, Vote
-from tests.conformance.conftest import Bench
+from tests.conformance.conftest import Bench, raises
 
 NO = Vote(Choice.NO, reason="it does not want to")
 
@@ -50,7 +48,7 @@ def test_o03_only_the_yes_voter_gets_phase_two(bench: Bench) -> None:
 def test_o04_one_no_rolls_back_every_voter(bench: Bench) -> None:
     manager = bench.manager()
     bench.b.answers["prepare"].append(NO)
-    with pytest.raises(syncpoint.TransactionAborted, match="it does not want to"), manager.transaction() as tx:
+    with raises(syncpoint.TransactionAborted, match="it does not want to"), manager.transaction() as tx:
         bench.put(tx)
     assert bench.rows() == ""
     bench.assert_quiet()
@@ -59,7 +57,7 @@ def test_o04_one_no_rolls_back_every_voter(bench: Bench) -> None:
 def test_o05_read_only_and_no(bench: Bench) -> None:
     manager = bench.manager("abc")
     bench.b.answers["prepare"].append(NO)
-    with pytest.raises(syncpoint.TransactionAborted), manager.transaction() as tx:
+    with raises(syncpoint.TransactionAborted), manager.transaction() as tx:
         bench.put(tx, "ab")
         tx.connect("c").get("k")
     assert bench.rows() == ""
@@ -68,7 +66,7 @@ def test_o05_read_only_and_no(bench: Bench) -> None:
 
 def test_o06_rollback_only_never_prepares(bench: Bench) -> None:
     manager = bench.manager()
-    with pytest.raises(syncpoint.TransactionAborted, match="rollback-only") as caught, manager.transaction() as tx:
+    with raises(syncpoint.TransactionAborted, match="rollback-only") as caught, manager.transaction() as tx:
         bench.put(tx)
         tx.set_rollback_only("changed my mind")
     assert not caught.value.retryable
@@ -81,7 +79,7 @@ def test_o06_rollback_only_never_prepares(bench: Bench) -> None:
 def test_o07_one_rolled_back_by_heuristic(bench: Bench) -> None:
     manager = bench.manager()
     bench.b.answers["commit"].append(Answer.HEURISTIC_ROLLBACK)
-    with pytest.raises(syncpoint.HeuristicMixed) as caught, manager.transaction() as tx:
+    with raises(syncpoint.HeuristicMixed) as caught, manager.transaction() as tx:
         bench.put(tx)
     assert caught.value.branches == {"a": "COMMITTED", "b": "HEURISTIC_ROLLBACK"}
     assert bench.rows() == "a"
@@ -99,7 +97,7 @@ def test_o07_one_rolled_back_by_heuristic(bench: Bench) -> None:
 def test_o08_hazard_and_the_others_still_commit(bench: Bench) -> None:
     manager = bench.manager()
     bench.a.answers["commit"].append(Answer.HEURISTIC_HAZARD)
-    with pytest.raises(syncpoint.HeuristicHazard), manager.transaction() as tx:
+    with raises(syncpoint.HeuristicHazard), manager.transaction() as tx:
         bench.put(tx)
     assert "b" in bench.rows()
     assert [entry.outcome for entry in manager.heuristics()] == ["HEURISTIC_HAZARD"]
@@ -108,7 +106,7 @@ def test_o08_hazard_and_the_others_still_commit(bench: Bench) -> None:
 def test_o09_mixed(bench: Bench) -> None:
     manager = bench.manager()
     bench.a.answers["commit"].append(Answer.HEURISTIC_MIXED)
-    with pytest.raises(syncpoint.HeuristicMixed), manager.transaction() as tx:
+    with raises(syncpoint.HeuristicMixed), manager.transaction() as tx:
         bench.put(tx)
     assert "b" in bench.rows()
 
@@ -120,7 +118,7 @@ def test_o10_never_prepared_and_nothing_can_tell(bench: Bench) -> None:
     bench.b.answers["commit"].append(Answer.NOT_FOUND)
     bench.b.answers["finish"].append(Answer.NOT_FOUND)
     bench.b.answers["evidence"].append(Evidence.UNKNOWN)
-    with pytest.raises(syncpoint.HeuristicHazard), manager.transaction() as tx:
+    with raises(syncpoint.HeuristicHazard), manager.transaction() as tx:
         bench.put(tx)
     assert "a" in bench.rows()
 
@@ -129,7 +127,7 @@ def test_o11_a_voter_committed_by_heuristic_while_aborting(bench: Bench) -> None
     manager = bench.manager()
     bench.a.answers["abort"].append(Answer.HEURISTIC_COMMIT)
     bench.b.answers["prepare"].append(NO)
-    with pytest.raises(syncpoint.HeuristicMixed), manager.transaction() as tx:
+    with raises(syncpoint.HeuristicMixed), manager.transaction() as tx:
         bench.put(tx)
     assert bench.rows() == "a"
     assert [entry.decided for entry in manager.heuristics()] == ["abort"]
@@ -138,7 +136,7 @@ def test_o11_a_voter_committed_by_heuristic_while_aborting(bench: Bench) -> None
 def test_o12_the_only_writer_rolls_back_by_heuristic(bench: Bench) -> None:
     manager = bench.manager()
     bench.a.answers["commit_one_phase"].append(Answer.HEURISTIC_ROLLBACK)
-    with pytest.raises(syncpoint.TransactionAborted), manager.transaction() as tx:
+    with raises(syncpoint.TransactionAborted), manager.transaction() as tx:
         bench.put(tx, "a")
     assert bench.rows() == ""
     assert manager.heuristics() == []
@@ -146,14 +144,14 @@ def test_o12_the_only_writer_rolls_back_by_heuristic(bench: Bench) -> None:
 
 def test_o13_one_phase_rolled_back(bench: Bench) -> None:
     bench.a.answers["commit_one_phase"].append(Answer.ABORTED)
-    with pytest.raises(syncpoint.TransactionAborted), bench.manager().transaction() as tx:
+    with raises(syncpoint.TransactionAborted), bench.manager().transaction() as tx:
         bench.put(tx, "a")
 
 
 def test_o13_one_phase_hazard(bench: Bench) -> None:
     manager = bench.manager()
     bench.a.answers["commit_one_phase"].append(Answer.HEURISTIC_HAZARD)
-    with pytest.raises(syncpoint.HeuristicHazard), manager.transaction() as tx:
+    with raises(syncpoint.HeuristicHazard), manager.transaction() as tx:
         bench.put(tx, "a")
     assert len(manager.heuristics()) == 1
 
