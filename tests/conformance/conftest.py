@@ -196,6 +196,12 @@ def opened(world: World, names: Iterable[str] = ALL, **options: Any) -> syncpoin
 
 
 @pytest.fixture
+def name() -> str:
+    """A transfer's id that no other test uses: the databases are shared."""
+    return f"transfer-{next(_numbers)}"
+
+
+@pytest.fixture
 def bench(tmp_path: Path) -> Iterator[Bench]:
     made = Bench(tmp_path)
     yield made

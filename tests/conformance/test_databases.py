@@ -1,4 +1,4 @@
-"""Rows about what real databases do: O16, O19, O20, O21, O33, O42, O43, O48, O53, O58 on PostgreSQL, MariaDB and SQLite."""
+"""Rows about what real databases do (PostgreSQL, MariaDB, SQLite): O16, O19..O21, O33, O42, O43, O48, O53, O58."""
 
 from __future__ import annotations
 
@@ -74,26 +74,26 @@ def wired(world: World) -> Iterator[Wired]:
 
 @OVER_THE_WIRE
 @pytest.mark.parametrize("fault", ["lose_reply", "lose_request"])
-def test_o16_prepare_lost_on_the_wire(wired: Wired, resource: str, fault: str) -> None:
+def test_o16_prepare_lost_on_the_wire(wired: Wired, name: str, resource: str, fault: str) -> None:
     wired.before(PREPARE[resource], getattr(wired.proxies[resource], fault))
     with raises(syncpoint.TransactionAborted), wired.manager.transaction() as tx:
-        transfer(tx, "o16")
+        transfer(tx, name)
     wired.settle()
-    assert wired.world.audit("o16", "aborted") == "aborted"
+    assert wired.world.audit(name, "aborted") == "aborted"
 
 
 @OVER_THE_WIRE
 @pytest.mark.parametrize("fault", ["lose_reply", "lose_request"])
-def test_o19_commit_lost_on_the_wire(wired: Wired, resource: str, fault: str) -> None:
+def test_o19_commit_lost_on_the_wire(wired: Wired, name: str, resource: str, fault: str) -> None:
     """Done or not done, the answer is lost; "no such branch" is then told from the evidence."""
     wired.before(COMMIT[resource], getattr(wired.proxies[resource], fault))
     with wired.manager.transaction() as tx:
-        transfer(tx, "o19")
+        transfer(tx, name)
     wired.settle()
-    assert wired.world.audit("o19", "committed") == "committed"
+    assert wired.world.audit(name, "committed") == "committed"
 
 
-def test_o19_rolled_back_by_hand_is_told_from_the_evidence(wired: Wired) -> None:
+def test_o19_rolled_back_by_hand_is_told_from_the_evidence(wired: Wired, name: str) -> None:
     def roll_back() -> None:
         with wired.world.bank() as bank:
             (gid,) = wired.world.in_doubt()[:1]
@@ -101,64 +101,66 @@ def test_o19_rolled_back_by_hand_is_told_from_the_evidence(wired: Wired) -> None
 
     wired.before("COMMIT PREPARED", roll_back)
     with raises(syncpoint.HeuristicMixed) as caught, wired.manager.transaction() as tx:
-        transfer(tx, "o19-hand")
+        transfer(tx, name)
     assert caught.value.branches == {BANK: "HEURISTIC_ROLLBACK", LEDGER: "COMMITTED", AUDIT: "COMMITTED"}
-    assert wired.world.rows("o19-hand") == {BANK: 0, LEDGER: 1, AUDIT: 1}
+    assert wired.world.rows(name) == {BANK: 0, LEDGER: 1, AUDIT: 1}
 
 
 @OVER_THE_WIRE
-def test_o20_a_one_phase_commit_whose_reply_is_lost_is_committed(wired: Wired, resource: str) -> None:
+def test_o20_a_one_phase_commit_whose_reply_is_lost_is_committed(wired: Wired, name: str, resource: str) -> None:
     wired.before(ONE_PHASE[resource], wired.proxies[resource].lose_reply)
     with wired.manager.transaction() as tx:
-        transfer(tx, "o20", (resource,))
+        transfer(tx, name, (resource,))
     wired.settle()
-    assert wired.world.audit("o20", "committed", (resource,)) == "committed"
+    assert wired.world.audit(name, "committed", (resource,)) == "committed"
 
 
 @OVER_THE_WIRE
-def test_o20_a_one_phase_commit_that_never_arrives_is_aborted(wired: Wired, resource: str) -> None:
+def test_o20_a_one_phase_commit_that_never_arrives_is_aborted(wired: Wired, name: str, resource: str) -> None:
     wired.before(ONE_PHASE[resource], wired.proxies[resource].lose_request)
     with raises(syncpoint.TransactionAborted), wired.manager.transaction() as tx:
-        transfer(tx, "o20", (resource,))
+        transfer(tx, name, (resource,))
     wired.settle()
-    assert wired.world.audit("o20", "aborted", (resource,)) == "aborted"
+    assert wired.world.audit(name, "aborted", (resource,)) == "aborted"
 
 
 @OVER_THE_WIRE
-def test_o20_a_one_phase_commit_that_arrives_late_changes_nothing(wired: Wired, resource: str) -> None:
+def test_o20_a_one_phase_commit_that_arrives_late_changes_nothing(wired: Wired, name: str, resource: str) -> None:
     """It is held up on its way; the caller was told aborted, and so it stays."""
     wired.before(ONE_PHASE[resource], wired.proxies[resource].hold_request)
-    with contextlib.suppress(syncpoint.TransactionAborted, syncpoint.OutcomePending):
-        with wired.manager.transaction() as tx:
-            transfer(tx, "o20", (resource,))
-    told = "aborted" if tx.work.coordinator.state.name == "ABORTED" else ""
+    told = (syncpoint.TransactionAborted, syncpoint.OutcomePending)
+    with raises(told) as caught, wired.manager.transaction() as tx:
+        transfer(tx, name, (resource,))
     wired.settle()
-    assert wired.world.audit("o20", told, (resource,)) == "aborted"
+    assert (
+        wired.world.audit(name, "aborted" if caught.type is syncpoint.TransactionAborted else "", (resource,))
+        == "aborted"
+    )
 
 
 @OVER_THE_WIRE
-def test_o42_a_prepare_that_completes_after_recovery_has_looked(wired: Wired, resource: str) -> None:
+def test_o42_a_prepare_that_completes_after_recovery_has_looked(wired: Wired, name: str, resource: str) -> None:
     wired.before(PREPARE[resource], wired.proxies[resource].hold_request)
     with raises(syncpoint.TransactionAborted), wired.manager.transaction() as tx:
-        transfer(tx, "o42")
+        transfer(tx, name)
     assert not wired.manager.recover().left
-    assert wired.world.rows("o42") == dict.fromkeys(ALL, 0)
+    assert wired.world.rows(name) == dict.fromkeys(ALL, 0)
     wired.proxies[resource].release()  # now the server gets it
     wait_until(lambda: wired.manager.recover() is not None and wired.world.in_doubt() == [], "the next passes end it")
     wired.settle()
-    assert wired.world.audit("o42", "aborted") == "aborted"
+    assert wired.world.audit(name, "aborted") == "aborted"
 
 
 @OVER_THE_WIRE
-def test_o48_a_commit_delivered_twice_has_one_effect(wired: Wired, resource: str) -> None:
+def test_o48_a_commit_delivered_twice_has_one_effect(wired: Wired, name: str, resource: str) -> None:
     """The first delivery's reply is lost, so it is delivered again: by the caller, and by a later process."""
     wired.before(COMMIT[resource], wired.proxies[resource].lose_reply)
-    with wired.manager.transaction(id="o48") as tx:
-        transfer(tx, "o48")
+    with wired.manager.transaction(id=name) as tx:
+        transfer(tx, name)
     with opened(wired.world) as later:
         assert not later.recover(wait_seconds=10.0).left
     wired.settle()
-    assert wired.world.audit("o48", "committed") == "committed"
+    assert wired.world.audit(name, "committed") == "committed"
 
 
 # --- every statement -----------------------------------------------------------------------------------------------
@@ -181,17 +183,17 @@ class Cutter:
 
 
 @pytest.mark.parametrize("where", [(BANK, LEDGER, AUDIT), (BANK,), (LEDGER,)], ids=lambda where: "+".join(where))
-def test_o43_the_connection_dies_at_every_single_statement(wired: Wired, where: tuple[str, ...]) -> None:
+def test_o43_the_connection_dies_at_every_single_statement(wired: Wired, name: str, where: tuple[str, ...]) -> None:
     number = 0
     while True:
         number += 1
-        name = f"o43-{len(where)}-{where[0]}-{number}"
+        transfer_name = f"{name}-{number}"
         cutter = Cutter(wired.proxies, number)
         wired.manager._runner.observer = cutter
         told = ""
         try:
             with wired.manager.transaction() as tx:
-                transfer(tx, name, where)
+                transfer(tx, transfer_name, where)
                 cutter.is_armed = True
             told = "committed"
         except syncpoint.TransactionAborted:
@@ -202,7 +204,7 @@ def test_o43_the_connection_dies_at_every_single_statement(wired: Wired, where: 
         report = wired.manager.recover(wait_seconds=20.0)
         assert not report.left, report
         assert not report.heuristics, report
-        wired.world.audit(name, told, where)
+        wired.world.audit(transfer_name, told, where)
         if cutter.left > 0:
             break
     assert number > 1
@@ -212,15 +214,15 @@ def test_o43_the_connection_dies_at_every_single_statement(wired: Wired, where: 
 # --- failed transactions ----------------------------------------------------------------------------------------
 
 
-def test_o21_commit_of_a_failed_transaction_is_an_abort(world: World) -> None:
+def test_o21_commit_of_a_failed_transaction_is_an_abort(world: World, name: str) -> None:
     """DATABASES PostgreSQL 1, 9: both return normally after rolling back."""
     with opened(world) as manager:
         for where in (ALL, (BANK,)):
             with raises(syncpoint.TransactionAborted), manager.transaction() as tx:
-                transfer(tx, "o21", where)
+                transfer(tx, name, where)
                 with contextlib.suppress(psycopg.Error):
                     tx.connect(BANK).execute("SELECT 1 / 0")
-    assert world.audit("o21", "aborted") == "aborted"
+    assert world.audit(name, "aborted") == "aborted"
 
 
 # --- foreign branches -------------------------------------------------------------------------------------------
@@ -231,7 +233,7 @@ def test_o33_foreign_branches_are_left_alone(world: World) -> None:
     with world.bank() as bank:
         bank.execute("BEGIN")
         bank.execute("INSERT INTO transfer VALUES ('foreign', 1, 1)")
-        bank.execute("PREPARE TRANSACTION 'somebody else''s'")
+        bank.execute("PREPARE TRANSACTION 'somebody-else'")
     with closing(world.mariadb.connect(world.ledger_url.rsplit("/", 1)[1])) as ledger, ledger.cursor() as cursor:
         cursor.execute("XA START 'somebody','else'")
         cursor.execute("INSERT INTO transfer VALUES ('foreign', 1, 1)")
@@ -265,9 +267,18 @@ def test_o53_a_journal_restored_from_an_older_copy_is_refused(world: World, tmp_
     restore_in_place(tmp_path / "older", Path(world.journal))
     with raises(syncpoint.JournalRefused, match="older copy"):
         start()
-    # One resource that has seen more is enough, also if it is met later than the others.
-    with raises(syncpoint.JournalRefused, match="older copy"):
-        opened(world).close()
+
+
+@pytest.mark.xfail(strict=True, reason="each refused start draws an incarnation: the third one is let in")
+def test_o53_a_refused_copy_stays_refused_however_often_it_is_started(world: World, tmp_path: Path) -> None:
+    opened(world, (BANK,)).close()
+    shutil.copytree(world.journal, tmp_path / "older")
+    for _ in range(2):
+        opened(world, (BANK,)).close()
+    restore_in_place(tmp_path / "older", Path(world.journal))
+    for _ in range(5):  # a supervisor that restarts what has failed
+        with raises(syncpoint.JournalRefused, match="older copy"):
+            opened(world, (BANK,)).close()
 
 
 def restore_in_place(source: Path, journal: Path) -> None:
