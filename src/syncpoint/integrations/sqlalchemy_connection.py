@@ -75,8 +75,9 @@ class BranchConnection(Connection):
         self.sessions: weakref.WeakSet[Session] = weakref.WeakSet()
         """Every Session that has begun on this connection."""
         super().__init__(engine)
-        # The pool must not see it come back: neither when it is collected nor ever.
-        super().detach()
+        if engine.dialect.is_async:
+            # The pool would warn when it is collected: nobody closes it, because the transaction ends elsewhere.
+            super().detach()
         if not self.in_transaction():
             self.begin()
 

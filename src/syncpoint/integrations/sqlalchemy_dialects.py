@@ -20,6 +20,7 @@ from sqlalchemy.engine.default import DefaultDialect
 
 from syncpoint.errors import NotAllowed
 from syncpoint.integrations.sqlalchemy_connection import BranchConnection
+from syncpoint.resources.mariadb_session import error_code
 
 
 class BranchDialect(DefaultDialect):
@@ -74,9 +75,10 @@ class BranchDialect(DefaultDialect):
         try:
             _untyped(super()).do_rollback_to_savepoint(connection, name)
         except BaseException as error:
-            # What was to be undone may still be there.
+            # What was to be undone may still be there, or more is gone than was to be undone.
             connection.work.cancel(f"a Session at {connection.resource!r} could not be rolled back", error)
-            raise
+            if not self.is_branch_gone(error):
+                raise
         connection.savepoint_gone(name, kept=False)
 
     def do_release_savepoint(self, connection: Any, name: str) -> None:
@@ -86,6 +88,11 @@ class BranchDialect(DefaultDialect):
         _untyped(super()).do_release_savepoint(connection, name)
         if isinstance(connection, BranchConnection):
             connection.savepoint_gone(name, kept=True)
+
+    def is_branch_gone(self, error: BaseException) -> bool:
+        """Whether a rollback to a savepoint failed because the server has rolled back the whole branch. The error
+        that did that is on its way to the user, and this one is not to hide it."""
+        return False
 
     # --- statements ------------------------------------------------------------------------------------------
 
@@ -151,6 +158,7 @@ def own_postgres_connection(raw: Any, dialect: Any) -> Any:
 # --- MariaDB -------------------------------------------------------------------------------------------------
 
 
+NO_SUCH_SAVEPOINT = 1305  # as after a deadlock (DATABASES MariaDB 4)
 _UPDATE = re.compile(r"\s*(?:/\*.*?\*/\s*)*update\b", re.IGNORECASE | re.DOTALL)
 
 
@@ -169,7 +177,7 @@ class MariadbBranchDialect(BranchDialect):
     def do_execute(self, cursor: Any, statement: str, parameters: Any, context: Any = None) -> None:
         _untyped(super()).do_execute(cursor, statement, parameters, context)
         if context is not None and _UPDATE.match(statement):
-            matched = rows_matched(_message(context))
+            matched = rows_matched(self._message(context))
             if matched is not None:
                 context._rowcount = matched
 
@@ -187,11 +195,15 @@ class MariadbBranchDialect(BranchDialect):
             total += context.rowcount
         context._rowcount = total
 
+    def _message(self, context: Any) -> bytes:
+        """What the server added to its last OK packet."""
+        driver = self.get_driver_connection(context.root_connection.connection.dbapi_connection)
+        message: bytes | None = getattr(getattr(driver, "_result", None), "message", None)
+        return message or b""
 
-def _message(context: Any) -> bytes:
-    connection = context.root_connection.connection.driver_connection
-    message: bytes | None = getattr(getattr(connection, "_result", None), "message", None)
-    return message or b""
+    def is_branch_gone(self, error: BaseException) -> bool:
+        original = getattr(error, "orig", None)
+        return original is not None and error_code(original) == NO_SUCH_SAVEPOINT
 
 
 def rows_matched(message: bytes) -> int | None:
