@@ -22,6 +22,7 @@ from syncpoint.demo.worker import Plan, read_log
 from syncpoint.ids import Identifier
 
 WATCH_PERIOD_S = 0.01
+UNDER_WAY_S = 0.01
 WATCH_S_MAX = 60.0
 HUNT_S_MAX = 3.0
 
@@ -170,6 +171,7 @@ class Chaos:
                 continue
             slot, incarnation = found
             slot.freeze()
+            time.sleep(UNDER_WAY_S)  # what it had sent before is done now; what is prepared stays so
             caught = _branches_of(self._eyes, incarnation)
             if caught and (not wants_decided or self._is_decided(caught) or time.monotonic() > hunt_until):
                 self._kill(slot, incarnation)

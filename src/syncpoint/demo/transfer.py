@@ -36,7 +36,7 @@ from syncpoint.testing.servers.postgres import PostgresServer
 
 WORKERS = 4
 TRANSFERS_AT_A_TIME = 16
-KILL_PERIOD_S = 0.5
+KILL_PERIOD_S = 0.7
 DRAIN_S_MAX = 30.0
 ZEROS = ("torn", "lost", "duplicated", "in_doubt")
 
