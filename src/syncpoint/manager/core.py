@@ -270,6 +270,11 @@ class Core:
             )
         raise AlreadyCommitted(transaction=user_id, result=decode_result(committed.result))
 
+    def live_keys(self) -> frozenset[Key]:
+        """Keys of the transactions that this process works on now."""
+        with self.mutex:
+            return frozenset(self.live)
+
     def ended(self, work: Work) -> None:
         """A transaction is over, or recovery's: take it off the list of live ones."""
         work.ended = True

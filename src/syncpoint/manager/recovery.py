@@ -90,8 +90,7 @@ def recover_resource(core: Core, handle: ResourceHandle) -> Script[PassResult]:
 def _pass(core: Core, handle: ResourceHandle, result: PassResult, deadline: float) -> Script[None]:
     guid = yield from handle.ensure_ready(deadline)
     found = yield from scan(handle, deadline)
-    view = yield from core.look()
-    facts = yield from gather_facts(core, view)
+    view, facts = yield from look_around(core)
     for branch in found:
         yield from _finish_found(core, handle, branch, view, facts, result, deadline)
     seen = {branch.identifier for branch in found}
@@ -118,19 +117,24 @@ def scan(handle: ResourceHandle, deadline: float) -> Script[list[Found]]:
         yield from handle.service.release(session)
 
 
-def gather_facts(core: Core, view: View) -> Script[Facts]:
-    """Who is live and what is recorded: to be read after the scan."""
-    with core.mutex:
-        live_keys = frozenset(core.live)
+def look_around(core: Core) -> Script[tuple[View, Facts]]:
+    """Who is live, then what is recorded: to be read after the scan, in this order (DESIGN section 3).
+
+    A transaction that was live before the records were read is left alone, even if it has ended since: it may have
+    been decided after they were read. One that is live now is left alone too: it finishes its own decision.
+    """
+    live_before = core.live_keys()
+    view = yield from core.look()
     resolved = yield from core.journal.resolutions()
-    return Facts(
+    facts = Facts(
         coordinators=view.coordinators | {core.journal.coordinator},
         live_incarnations=view.live,
-        live_keys=live_keys,
+        live_keys=live_before | core.live_keys(),
         elsewhere=view.elsewhere,
         decisions=listed(view.decisions),
         forced={Identifier.from_bytes(record.identifier): record.commit for record in resolved},
     )
+    return view, facts
 
 
 def listed(decisions: Mapping[Key, Commit]) -> dict[Key, frozenset[Identifier]]:
@@ -245,12 +249,7 @@ def describe(handle: ResourceHandle, branch: Found, fate: Fate, core: Core) -> I
 
 def ruling(core: Core, identifier: Identifier) -> Script[Ruling]:
     """Tell a participant in doubt what became of its branch (A6, O29). UNKNOWN: its coordinator has not said yet."""
-    with core.mutex:
-        live = identifier.key in core.live
-    if live:
-        return Ruling(Decision.UNKNOWN)
-    view = yield from core.look()
-    facts = yield from gather_facts(core, view)
+    view, facts = yield from look_around(core)
     fate = fate_of(identifier, facts)
     if fate is Fate.COMMIT:
         return Ruling(Decision.COMMIT, state_of(view, identifier))
