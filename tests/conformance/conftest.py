@@ -62,7 +62,7 @@ class Ghost:
                 names or resources, self.identifiers(key, resources).items(), strict=True
             )
         )
-        self.force(Commit(**key_fields(key), branches=entries, at_ms=1, user_id=user_id))
+        self.force(Commit(**key_fields(key), branches=entries, at_ms=self._bench.clock.wall_ms(), user_id=user_id))
 
     def force(self, *records: Record) -> None:
         self._runner.run(self.journal.force(records))
@@ -77,6 +77,8 @@ class Bench:
         self.names = {name: f"{name}{number}" for name in "abc"}
         self.a, self.b, self.c = (MemoryServer.named(name) for name in self.names.values())
         self.servers = {"a": self.a, "b": self.b, "c": self.c}
+        self.clock = SystemClock()
+        self.random = SystemRandom()
         self._open: list[syncpoint.TransactionManager] = []
 
     def guid(self, name: str) -> Guid:
@@ -95,6 +97,9 @@ class Bench:
         vote = server.prepare(session)
         server.drop_active(session)
         return vote.choice
+
+    def runner(self) -> ThreadRunner:
+        return ThreadRunner()
 
     @contextmanager
     def ghost(self, journal: str = "journal") -> Iterator[Ghost]:
