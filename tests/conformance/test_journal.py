@@ -15,7 +15,7 @@ from syncpoint.journal.folder import FolderJournal
 from syncpoint.journal.inspect import Damage, RecordLine, salvage
 from syncpoint.records import Commit
 from syncpoint.system import SystemDisk
-from syncpoint.testing.disks import MemoryDisk
+from syncpoint.testing.disks import MemoryDisk, ProcessKilled
 from tests.conformance.conftest import Bench, Ghost, raises
 from tests.crash.trap import Trap
 
@@ -88,7 +88,7 @@ def test_o41_damage_in_the_middle_is_refused_with_its_place_and_loses_nothing(be
 def test_o41_a_lost_segment_is_damage_too(bench: Bench) -> None:
     _leave_two(bench)
     path = _segment(bench)
-    following = path.with_name(path.name.replace("-000001.", "-000002."))
+    following = path.with_name(path.name.replace("-000001.", "-000003."))
     shutil.copy(path, following)
     with raises(JournalDamaged):
         bench.manager()
@@ -146,7 +146,8 @@ def test_o59_it_is_on_disk_before_the_first_branch_is_told(bench: Bench) -> None
     trap = Trap()
     trap.watch(manager._runner)
     trap.before("finish", disk.crash)
-    manager.recover()
+    with raises(ProcessKilled):
+        manager.recover()
     after = syncpoint.TransactionManager("/journal", bench.urls(), background=False, disk=disk.process()).open()
     assert not after.recover().left
     assert after.heuristics() == []
