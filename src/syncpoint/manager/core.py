@@ -6,7 +6,7 @@ here and in commit.py, recovery.py and operators.py. Not for: threads, asyncio, 
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Protocol
 
 from syncpoint.errors import (
@@ -300,11 +300,12 @@ class Core:
         while len(self.settled) > SETTLED_MAX:
             del self.settled[next(iter(self.settled))]
 
-    def oldest_unfinished(self, decided: Sequence[Key]) -> Attempt:
-        """The oldest attempt of this incarnation whose evidence may still be asked for."""
+    def oldest_unfinished(self, ceiling: Attempt, unfinished: Iterable[Key]) -> Attempt:
+        """The oldest attempt of this incarnation whose evidence may still be asked for.
+
+        `ceiling` was drawn before `unfinished` was read: whatever began later is above it.
+        """
         own = self.journal.incarnation
-        with self.mutex:
-            unfinished = [key.attempt for key in self.live]
-        unfinished += [identifier.attempt for identifier in self.unsettled]
-        unfinished += [key.attempt for key in decided if key.attempt.incarnation == own]
-        return min(unfinished, default=self.journal.next_attempt())
+        attempts = [key.attempt for key in unfinished if key.attempt.incarnation == own]
+        attempts += [identifier.attempt for identifier in list(self.unsettled)]
+        return min([ceiling, *attempts])

@@ -323,20 +323,19 @@ def _resolve_branch(
     core: Core, view: View, identifier: Identifier, name: str, *, commit: bool, reason: str, who: str
 ) -> Script[ResolvedBranch]:
     key = identifier.key
-    yield from core.journal.force(
-        (
-            Resolved(
-                **key_fields(key),
-                resource=name,
-                identifier=identifier.to_bytes(),
-                commit=commit,
-                reason=reason,
-                who=who,
-                at_ms=core.clock.wall_ms(),
-            ),
-        )
+    decided = yield from _is_decided(core, identifier)
+    forced = Resolved(
+        **key_fields(key),
+        resource=name,
+        identifier=identifier.to_bytes(),
+        commit=commit,
+        reason=reason,
+        who=who,
+        at_ms=core.clock.wall_ms(),
     )
-    decided = identifier in recovery.listed(view.decisions).get(key, ())
+    hazard = _heuristic(core, forced, Answer.HEURISTIC_HAZARD.name, decided=decided)
+    # Against the decision: listed before it is done, or nobody would be told if this process died in between.
+    yield from core.journal.force((forced, hazard) if commit != decided else (forced,))
     handle = core.handles.get(name)
     answer = Answer.RETRY
     if handle is not None:
@@ -348,19 +347,30 @@ def _resolve_branch(
         )
     outcome_name = _heuristic_name(answer, decided=decided, commit=commit)
     if outcome_name:
-        record = Heuristic(
-            **key_fields(key),
-            resource=name,
-            identifier=identifier.to_bytes(),
-            outcome=outcome_name,
-            decided="commit" if decided else "abort",
-            detail=f"forced to {'commit' if commit else 'abort'} by {who}: {reason}",
-            at_ms=core.clock.wall_ms(),
-        )
-        yield from core.journal.force((record,))
+        yield from core.journal.force((_heuristic(core, forced, outcome_name, decided=decided),))
     if decided:
         core.acknowledged.setdefault(key, set()).add(identifier)
     return ResolvedBranch(name, str(identifier), "UNREACHABLE" if answer is Answer.RETRY else answer.name)
+
+
+def _is_decided(core: Core, identifier: Identifier) -> Script[bool]:
+    """Whether a Commit record lists it, an ended one included."""
+    record = yield from core.journal.find(identifier.transaction)
+    if record is None or record.key != identifier.key:
+        return False
+    return any(entry.read_identifier() == identifier for entry in record.branches)
+
+
+def _heuristic(core: Core, forced: Resolved, outcome_name: str, *, decided: bool) -> Heuristic:
+    return Heuristic(
+        **key_fields(forced.key),
+        resource=forced.resource,
+        identifier=forced.identifier,
+        outcome=outcome_name,
+        decided="commit" if decided else "abort",
+        detail=f"forced to {'commit' if forced.commit else 'abort'} by {forced.who}: {forced.reason}",
+        at_ms=core.clock.wall_ms(),
+    )
 
 
 def _heuristic_name(answer: Answer, *, decided: bool, commit: bool) -> str:
@@ -370,7 +380,7 @@ def _heuristic_name(answer: Answer, *, decided: bool, commit: bool) -> str:
     if answer not in (Answer.COMMITTED, Answer.ABORTED):
         return answer.name
     committed = answer is Answer.COMMITTED
-    if committed == decided:
+    if committed == decided == commit:
         return ""
     return Answer.HEURISTIC_COMMIT.name if committed else Answer.HEURISTIC_ROLLBACK.name
 

@@ -90,6 +90,7 @@ def recover_resource(core: Core, handle: ResourceHandle) -> Script[PassResult]:
 def _pass(core: Core, handle: ResourceHandle, result: PassResult, deadline: float) -> Script[None]:
     guid = yield from handle.ensure_ready(deadline)
     found = yield from scan(handle, deadline)
+    ceiling = core.journal.next_attempt()
     view, facts = yield from look_around(core)
     for branch in found:
         yield from _finish_found(core, handle, branch, view, facts, result, deadline)
@@ -102,7 +103,8 @@ def _pass(core: Core, handle: ResourceHandle, result: PassResult, deadline: floa
                 yield from _finish_decided(core, handle, key, entry, result, deadline)
     end_what_is_done(core, view)
     yield from _settle_one_phase(core, handle, deadline)
-    yield from _clean_evidence(core, handle, view, deadline)
+    low_water = core.oldest_unfinished(ceiling, {*facts.live_keys, *view.decisions})
+    yield from _clean_evidence(core, handle, low_water, deadline)
 
 
 def scan(handle: ResourceHandle, deadline: float) -> Script[list[Found]]:
@@ -269,14 +271,13 @@ def _settle_one_phase(core: Core, handle: ResourceHandle, deadline: float) -> Sc
             core.settle(identifier, answer)
 
 
-def _clean_evidence(core: Core, handle: ResourceHandle, view: View, deadline: float) -> Script[None]:
+def _clean_evidence(core: Core, handle: ResourceHandle, low_water: Attempt, deadline: float) -> Script[None]:
     """Delete evidence that nobody can ask for any more, in small batches.
 
     What has ended must have ended *durably*: a lost End would bring the record back, and its evidence gone would
     read as a heuristic rollback. So whatever was written lazily is forced first.
     """
     own = core.journal.incarnation
-    low_water = core.oldest_unfinished(list(view.decisions))
     yield from core.journal.force(())
     session = yield from handle.service.acquire(deadline)
     try:

@@ -16,7 +16,7 @@ Not for: scanning, finishing, retrying (manager/recovery.py).
 
 from __future__ import annotations
 
-from collections.abc import Container, Mapping
+from collections.abc import Container, Mapping, Set
 from dataclasses import dataclass, field
 from enum import Enum, auto
 
@@ -41,7 +41,7 @@ class Facts:
 
     coordinators: Container[Guid]
     live_incarnations: Container[Incarnation]
-    live_keys: Container[Key]
+    live_keys: Set[Key]
     """Transactions this very process works on."""
     elsewhere: Container[Key]
     decisions: Mapping[Key, Container[Identifier]]
