@@ -32,6 +32,7 @@ Date, Time, Timestamp = datetime.date, datetime.time, datetime.datetime
 
 Parameters: TypeAlias = Sequence[Any] | Mapping[str, Any]
 Row: TypeAlias = tuple[Any, ...]
+Description: TypeAlias = tuple[tuple[str, Any, None, None, None, None, None], ...]
 
 _CHANGES_ROWS = re.compile(r"(?:\s+|--[^\n]*(?:\n|\Z)|/\*.*?\*/)*(?:INSERT|UPDATE|DELETE|REPLACE|WITH)\b", re.I | re.S)
 _EMPTY = re.compile(r"(?:\s+|;|--[^\n]*(?:\n|\Z)|/\*.*?(?:\*/|\Z))*\Z", re.S)
@@ -166,46 +167,67 @@ def _refusal(what: str) -> NotAllowed:
     )
 
 
+class _Seen:
+    """What was seen of a statement as it began: only then can apsw describe one that returns no row.
+
+    An object of its own, so that a cursor and its tracer are no cycle and a dropped cursor is closed at once.
+    """
+
+    __slots__ = ("description", "reads_only", "statements")
+
+    def __init__(self) -> None:
+        self.forget()
+
+    def forget(self) -> None:
+        self.description: Description | None = None
+        self.reads_only = True
+        self.statements = 0
+
+    def look(self, cursor: apsw.Cursor, sql: str, _: Any) -> bool:
+        """Called before each statement of a text."""
+        self.statements += 1
+        if self.statements == 1:
+            self.description = cursor.description or None
+            self.reads_only = cursor.is_readonly
+        elif not _EMPTY.match(sql):
+            raise ProgrammingError("You can only execute one statement at a time.")
+        return True
+
+
 class Cursor:
     """A cursor as PEP 249 describes it."""
 
     def __init__(self, connection: Connection) -> None:
         self.connection = connection
-        self.description: tuple[tuple[str, Any, None, None, None, None, None], ...] | None = None
         self.rowcount = -1
         self.lastrowid: int | None = None
         self.arraysize = 1
-        self._reads_only = True
-        self._statements = 0
+        self._seen = _Seen()
         self._rows: Iterator[Row] = iter(())
         # Made here and not by the connection, whose factory and tracers may be the user's own.
         self._cursor = TrackedCursor(connection.driver)
-        self._cursor.exec_trace = self._look_at
+        self._cursor.exec_trace = self._seen.look
         self._cursor.convert_binding = _convert
         if connection.driver.row_trace is not None:
             self._cursor.row_trace = _plain_row
 
-    def _look_at(self, cursor: apsw.Cursor, sql: str, _: Any) -> bool:
-        """Called before each statement of a text: only now can apsw describe one that returns no row."""
-        self._statements += 1
-        if self._statements == 1:
-            self.description = cursor.description or None
-            self._reads_only = cursor.is_readonly
-        elif not _EMPTY.match(sql):
-            raise ProgrammingError("You can only execute one statement at a time.")
-        return True
+    @property
+    def description(self) -> Description | None:
+        """Seven values for each column, the name first; None when the statement returns no rows."""
+        return self._seen.description
 
     def execute(self, sql: str, parameters: Parameters = ()) -> Cursor:
         """Execute one statement. Raises this module's errors."""
         self._rows = iter(())
-        self.description, self.rowcount, self._statements = None, -1, 0
+        self.rowcount = -1
+        self._seen.forget()
         driver = self.connection.driver
         try:
             self._cursor.execute(sql, parameters if isinstance(parameters, Mapping) else tuple(parameters))
-            self._rows = self._cursor if self._reads_only else iter(self._cursor.fetchall())
+            self._rows = self._cursor if self._seen.reads_only else iter(self._cursor.fetchall())
         except apsw.Error as error:
             raise translated(error) from error
-        if not self._reads_only and _CHANGES_ROWS.match(sql):
+        if not self._seen.reads_only and _CHANGES_ROWS.match(sql):
             self.rowcount = driver.changes()
             self.lastrowid = driver.last_insert_rowid()
         return self
