@@ -110,7 +110,7 @@ def in_doubt(core: Core) -> Script[list[InDoubtBranch]]:
     handles = list(core.handles.values())
     deadline = core.clock.monotonic() + LOOK_S_MAX
     scans = yield Gather([recovery.scan(handle, deadline) for handle in handles], "scan every resource")
-    view, facts = yield from recovery.look_around(core)
+    _, view, facts = yield from recovery.look_around(core)
     names = {key: commit.user_id for key, commit in view.decisions.items()}
     entries: list[InDoubtBranch] = []
     seen: set[Identifier] = set()
@@ -301,7 +301,7 @@ def resolve(
     transaction = yield from transaction_named(core, text)
     told = yield from outcome(core, text)
     branches = yield from _branches_of(core, transaction)
-    view, facts = yield from recovery.look_around(core)
+    _, view, facts = yield from recovery.look_around(core)
     chosen = {one: name for one, name in branches.items() if resource is None or name == resource}
     if told.state is OutcomeState.RUNNING or any(fate_of(one, facts) is Fate.LIVE for one in chosen):
         raise TransactionRunning(

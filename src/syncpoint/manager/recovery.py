@@ -9,7 +9,7 @@ Not for: the rules themselves (protocol/recovery.py), or operators' wishes (oper
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 from syncpoint.errors import JournalError, SyncpointError
@@ -90,8 +90,7 @@ def recover_resource(core: Core, handle: ResourceHandle) -> Script[PassResult]:
 def _pass(core: Core, handle: ResourceHandle, result: PassResult, deadline: float) -> Script[None]:
     guid = yield from handle.ensure_ready(deadline)
     found = yield from scan(handle, deadline)
-    ceiling = core.journal.next_attempt()
-    view, facts = yield from look_around(core)
+    ceiling, view, facts = yield from look_around(core)
     for branch in found:
         yield from _finish_found(core, handle, branch, view, facts, result, deadline)
     seen = {branch.identifier for branch in found}
@@ -119,14 +118,22 @@ def scan(handle: ResourceHandle, deadline: float) -> Script[list[Found]]:
         yield from handle.service.release(session)
 
 
-def look_around(core: Core) -> Script[tuple[View, Facts]]:
+def look_around(core: Core) -> Script[tuple[Attempt, View, Facts]]:
     """Who is live, then what is recorded: to be read after the scan, in this order (DESIGN section 3).
 
     A transaction that was live before the records were read is left alone, even if it has ended since: it may have
-    been decided after they were read. One that is live now is left alone too: it finishes its own decision.
+    been decided after they were read. One that is live now is left alone too: it finishes its own decision. And one
+    that began here meanwhile is none of this pass's business: its attempt is above the one that is returned.
     """
+    ceiling = core.journal.next_attempt()
     live_before = core.live_keys()
     view = yield from core.look()
+    older = {
+        key: commit
+        for key, commit in view.decisions.items()
+        if key.attempt.incarnation != ceiling.incarnation or key.attempt < ceiling
+    }
+    view = replace(view, decisions=older)
     resolved = yield from core.journal.resolutions()
     facts = Facts(
         coordinators=view.coordinators | {core.journal.coordinator},
@@ -136,7 +143,7 @@ def look_around(core: Core) -> Script[tuple[View, Facts]]:
         decisions=listed(view.decisions),
         forced={Identifier.from_bytes(record.identifier): record.commit for record in resolved},
     )
-    return view, facts
+    return ceiling, view, facts
 
 
 def listed(decisions: Mapping[Key, Commit]) -> dict[Key, frozenset[Identifier]]:
@@ -251,7 +258,7 @@ def describe(handle: ResourceHandle, branch: Found, fate: Fate, core: Core) -> I
 
 def ruling(core: Core, identifier: Identifier) -> Script[Ruling]:
     """Tell a participant in doubt what became of its branch (A6, O29). UNKNOWN: its coordinator has not said yet."""
-    view, facts = yield from look_around(core)
+    _, view, facts = yield from look_around(core)
     fate = fate_of(identifier, facts)
     if fate is Fate.COMMIT:
         return Ruling(Decision.COMMIT, state_of(view, identifier))

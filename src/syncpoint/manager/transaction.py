@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-from syncpoint.errors import TransactionEnded, TransactionTimeout
+from syncpoint.errors import ResourceUnavailable, TransactionEnded, TransactionTimeout
 from syncpoint.ids import Key
 from syncpoint.manager.branch import Branch
 from syncpoint.protocol.coordinator import Coordinator, State
@@ -17,6 +17,7 @@ from syncpoint.steps import Script, Wait
 if TYPE_CHECKING:
     from syncpoint.manager.core import Core
     from syncpoint.ports import Signal
+    from syncpoint.resources.base import Session
 
 Callback = Callable[[], Any]
 
@@ -108,9 +109,9 @@ class Work:
                 if branch is None and opening is None:
                     self._opening[resource] = self.core.runtime.signal()
                     break
-            if branch is not None:
-                return branch
-            assert opening is not None
+            if opening is None:
+                assert branch is not None
+                return self._begun(branch)
             yield Wait(opening, self.deadline - self.core.clock.monotonic())
             self.check_active()
         try:
@@ -131,6 +132,15 @@ class Work:
             with self.core.mutex:
                 signal = self._opening.pop(resource)
             signal.set()
+
+    def _begun(self, branch: Branch) -> Branch:
+        """Raises ResourceUnavailable when its beginning had failed."""
+        if branch.session is None:
+            raise ResourceUnavailable(
+                f"Resource {branch.handle.name!r} could not begin its branch of transaction {self.name!r}.",
+                advice="This transaction cannot commit any more: leave its block, and run it again.",
+            ) from self.error
+        return branch
 
     def _remaining_ms(self) -> int:
         remaining_s = self.deadline - self.core.clock.monotonic()
@@ -165,10 +175,20 @@ class Work:
         self.check_active()
         name = f"syncpoint_{len(self.savepoints) + 1}"
         self.savepoints.append(name)
-        for branch in list(self.branches.values()):
-            assert branch.session is not None
-            yield from branch.handle.resource.savepoint(branch.session, name)
+        try:
+            for branch in list(self.branches.values()):
+                yield from branch.handle.resource.savepoint(self._session_of(branch), name)
+        except BaseException as error:
+            # Some branches have it and some have not: what follows could not be rolled back everywhere.
+            self.savepoints.remove(name)
+            self.cancel("a nested block could not begin", error)
+            raise
         return name
+
+    def _session_of(self, branch: Branch) -> Session:
+        session = self._begun(branch).session
+        assert session is not None
+        return session
 
     def leave_nested(self, name: str, *, keep: bool) -> Script[None]:
         """Release the savepoint, or roll back to it. A failure there dooms the whole transaction."""
