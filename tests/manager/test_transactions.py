@@ -1,0 +1,508 @@
+"""A transaction's block: nested ones, decorators, results, callbacks, ids, and what is refused. Blocking facade."""
+
+from __future__ import annotations
+
+import threading
+from typing import Any
+
+import pytest
+
+import syncpoint
+from syncpoint.errors import ConnectionLost
+from syncpoint.manager.reports import OutcomeState
+from syncpoint.resources.base import Answer
+from syncpoint.resources.memory import RowLocked
+from syncpoint.testing.servers.base import wait_until
+from tests.conformance.conftest import raises
+from tests.crash.trap import Trap
+from tests.manager.conftest import AsyncBench as Bench
+
+
+class GaveUp(Exception):
+    """The user's own."""
+
+
+# --- nested blocks -----------------------------------------------------------------------------------------
+
+
+def test_a_nested_block_is_a_savepoint(bench: Bench) -> None:
+    manager = bench.manager()
+    with manager.transaction() as outer:
+        bench.put(outer, key="outer")
+        with manager.transaction() as inner:
+            assert inner is outer
+            bench.put(inner, key="kept")
+        with raises(GaveUp), manager.transaction() as inner:
+            bench.put(inner, key="dropped")
+            raise GaveUp
+        bench.put(outer, key="after")
+    assert [bench.rows(key) for key in ("outer", "kept", "dropped", "after")] == ["ab", "ab", "", "ab"]
+    bench.assert_quiet()
+
+
+def test_a_branch_begun_inside_a_nested_block_is_rolled_back_with_it(bench: Bench) -> None:
+    manager = bench.manager("abc")
+    with manager.transaction() as outer:
+        bench.put(outer, "a")
+        with raises(GaveUp), manager.transaction() as inner:
+            bench.put(inner, "b", "inner")
+            with manager.transaction() as innermost:
+                bench.put(innermost, "c", "innermost")
+            raise GaveUp
+        bench.put(outer, "b", "later")
+    assert bench.rows() == "a"
+    assert bench.rows("inner") == bench.rows("innermost") == ""
+    assert bench.rows("later") == "b"
+    bench.assert_quiet()
+
+
+def test_a_savepoint_that_cannot_be_released_dooms_the_transaction(bench: Bench) -> None:
+    manager = bench.manager()
+    bench.b.answers["release_savepoint"].append(ConnectionLost("gone"))
+    with raises(ConnectionLost), manager.transaction() as tx:
+        bench.put(tx)
+        with manager.transaction():
+            bench.put(tx, key="inner")
+    assert bench.rows() == ""
+    bench.assert_quiet()
+
+
+def test_a_savepoint_that_cannot_be_rolled_back_dooms_the_transaction(bench: Bench) -> None:
+    manager = bench.manager()
+    bench.b.answers["rollback_to_savepoint"].append(ConnectionLost("gone"))
+    with raises(syncpoint.TransactionAborted, "could not be ended|lost"), manager.transaction() as tx:
+        bench.put(tx)
+        with raises(GaveUp), manager.transaction():
+            raise GaveUp
+    assert bench.rows() == ""
+    bench.assert_quiet()
+
+
+def test_a_connection_lost_inside_a_nested_block_dooms_the_transaction(bench: Bench) -> None:
+    manager = bench.manager()
+    with raises(syncpoint.TransactionAborted, "was lost"), manager.transaction() as tx:
+        bench.put(tx)
+        with raises(ConnectionLost), manager.transaction():
+            bench.b.restart()
+            bench.put(tx, "b", key="inner")
+    assert bench.rows() == ""
+    bench.assert_quiet()
+
+
+def test_a_savepoint_that_cannot_be_set_dooms_the_transaction(bench: Bench) -> None:
+    """It is set at a and not at b: nothing may be rolled back to it, and what follows is no part of it."""
+    manager = bench.manager()
+    bench.b.answers["savepoint"].append(ConnectionLost("gone"))
+    with raises(syncpoint.TransactionAborted), manager.transaction() as tx:
+        bench.put(tx)
+        with raises(ConnectionLost), manager.transaction():
+            raise AssertionError("the block was entered")
+        assert tx.work.savepoints == []
+    assert bench.rows() == ""
+    bench.assert_quiet()
+
+
+def test_a_nested_block_refuses_an_id_of_its_own(bench: Bench) -> None:
+    manager = bench.manager()
+    with manager.transaction(), raises(syncpoint.ConfigurationError, "outermost"), manager.transaction(id="x"):
+        pass
+
+
+def test_a_nested_block_that_outlives_the_transaction(bench: Bench) -> None:
+    """Blocks closed in the wrong order change nothing any more."""
+    manager = bench.manager()
+    outer = manager.transaction()
+    outer.__enter__()
+    inner = manager.transaction()
+    inner.__enter__()
+    outer.__exit__(None, None, None)
+    inner.__exit__(None, None, None)
+    assert syncpoint.current() is None
+    bench.assert_quiet()
+
+
+# --- decorator ----------------------------------------------------------------------------------------------
+
+
+def test_a_decorator_begins_a_new_transaction_at_each_call(bench: Bench) -> None:
+    manager = bench.manager()
+    seen = []
+
+    @manager.transaction()
+    def work(value: int) -> int:
+        tx = syncpoint.current()
+        assert tx is not None
+        seen.append(tx.transaction)
+        bench.put(tx, value=value)
+        return value + 1
+
+    assert (work(1), work(5)) == (2, 6)
+    assert len(set(seen)) == 2
+    assert bench.a.rows() == {"k": b"5"}
+    with pytest.raises(syncpoint.ConfigurationError, match="once for ever"):
+        manager.transaction(id="x")(work)
+
+
+def test_a_decorated_function_inside_a_block_is_nested(bench: Bench) -> None:
+    manager = bench.manager()
+
+    @manager.transaction()
+    def fail() -> None:
+        tx = syncpoint.current()
+        bench.put(tx, key="inner")
+        raise GaveUp
+
+    with manager.transaction() as tx:
+        bench.put(tx)
+        with raises(GaveUp):
+            fail()
+    assert (bench.rows(), bench.rows("inner")) == ("ab", "")
+
+
+# --- results and ids -----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("value", [None, 0, 1.5, "text", b"bytes", [1, [2]], {"a": {"b": None}}, True])
+def test_a_result_is_stored_as_it_is(bench: Bench, value: Any) -> None:
+    manager = bench.manager()
+    assert manager.run(lambda tx: value, id="x", fingerprint="f") == value
+    assert bench.manager().run(lambda tx: 99, id="x", fingerprint="f") == value
+
+
+@pytest.mark.parametrize("value", [object(), 1 << 70, bytes(1 << 21)], ids=["object", "huge number", "too long"])
+def test_a_result_that_cannot_be_stored_aborts(bench: Bench, value: Any) -> None:
+    manager = bench.manager()
+
+    def work(tx: Any) -> Any:
+        bench.put(tx)
+        return value
+
+    with pytest.raises(syncpoint.ResultNotStorable):
+        manager.run(work, id="x")
+    assert bench.rows() == ""
+    assert manager.outcome("x").state is OutcomeState.ABORTED_OR_UNKNOWN
+    assert manager.run(work) is value  # without an id it is not stored
+
+
+def test_a_refused_result_dooms_the_block_even_if_the_error_is_swallowed(bench: Bench) -> None:
+    manager = bench.manager()
+    with raises(syncpoint.TransactionAborted) as caught, manager.transaction(id="x") as tx:
+        bench.put(tx)
+        with raises(syncpoint.ResultNotStorable):
+            tx.set_result(object())
+    assert not caught.value.retryable  # type: ignore[attr-defined]
+    assert bench.rows() == ""
+
+
+@pytest.mark.parametrize("wrong", ["", "x" * 256])
+def test_an_id_that_is_too_long_or_empty_is_refused(bench: Bench, wrong: str) -> None:
+    manager = bench.manager()
+    with raises(syncpoint.IdTooLong), manager.transaction(id=wrong):
+        pass
+    with manager.transaction(id="x" * 255):
+        pass
+    assert syncpoint.current() is None
+
+
+def test_scopes_keep_ids_apart(bench: Bench) -> None:
+    one, other = bench.manager(scope="one"), bench.manager(scope="other")
+    assert one.run(lambda tx: 1, id="x") == 1
+    assert other.run(lambda tx: 2, id="x") == 2
+    with raises(syncpoint.AlreadyCommitted), one.transaction(id="x"):
+        pass
+    assert (one.outcome("x").result, other.outcome("x").result) == (1, 2)
+
+
+def test_an_id_is_given_back_after_an_abort_and_kept_after_a_commit(bench: Bench) -> None:
+    manager, other = bench.manager(), bench.manager()
+    with raises(GaveUp), manager.transaction(id="x"):
+        raise GaveUp
+    with other.transaction(id="x") as tx:
+        bench.put(tx)
+        assert tx.id == "x"
+    with raises(syncpoint.AlreadyCommitted), manager.transaction(id="x"):
+        pass
+    assert syncpoint.current() is None
+
+
+# --- after_commit --------------------------------------------------------------------------------------------------
+
+
+def test_callbacks_are_called_after_the_commit_in_order(bench: Bench, caplog: pytest.LogCaptureFixture) -> None:
+    manager = bench.manager()
+    called: list[str] = []
+
+    def fail() -> None:
+        raise GaveUp("in a callback")
+
+    with manager.transaction() as tx:
+        bench.put(tx)
+        tx.after_commit(lambda: called.append(f"1 {bench.rows()}"))
+        tx.after_commit(fail)
+        tx.after_commit(lambda: called.append("2"))
+        assert called == []
+    assert called == ["1 ab", "2"]
+    assert "in a callback" in caplog.text
+
+
+def test_callbacks_are_not_called_when_it_aborts(bench: Bench) -> None:
+    manager = bench.manager()
+    called: list[str] = []
+    with raises(GaveUp), manager.transaction() as tx:
+        tx.after_commit(lambda: called.append("raised"))
+        raise GaveUp
+    bench.a.answers["commit_one_phase"].append(Answer.ABORTED)
+    with raises(syncpoint.TransactionAborted), manager.transaction() as tx:
+        bench.put(tx, "a")
+        tx.after_commit(lambda: called.append("refused"))
+    assert called == []
+
+
+def test_callbacks_of_a_nested_block_go_with_it(bench: Bench) -> None:
+    manager = bench.manager()
+    called: list[str] = []
+    with manager.transaction() as tx:
+        tx.after_commit(lambda: called.append("outer"))
+        with raises(GaveUp), manager.transaction():
+            tx.after_commit(lambda: called.append("dropped"))
+            raise GaveUp
+        with manager.transaction():
+            tx.after_commit(lambda: called.append("kept"))
+    assert called == ["outer", "kept"]
+
+
+def test_callbacks_are_called_when_branches_are_pending_but_not_when_mixed(bench: Bench) -> None:
+    manager = bench.manager()
+    called: list[str] = []
+    bench.b.answers["commit"].append(Answer.RETRY)
+    bench.b.answers["finish"].append(Answer.RETRY)
+    with manager.transaction() as tx:
+        bench.put(tx)
+        tx.after_commit(lambda: called.append("pending"))
+    manager.recover()
+    bench.b.answers["commit"].append(Answer.HEURISTIC_ROLLBACK)
+    with raises(syncpoint.HeuristicMixed), manager.transaction() as tx:
+        bench.put(tx)
+        tx.after_commit(lambda: called.append("mixed"))
+    assert called == ["pending"]
+
+
+# --- wait="decided" ----------------------------------------------------------------------------------------------
+
+
+def test_answered_when_decided_phase_two_follows(bench: Bench) -> None:
+    manager = bench.manager()
+    trap = Trap()
+    trap.watch(manager._runner)
+    go = threading.Event()
+    trap.before("COMMIT a, COMMIT b", lambda: go.wait(10.0))
+    with manager.transaction(wait="decided", id="x") as tx:
+        bench.put(tx)
+    assert tx.is_committed
+    assert bench.in_doubt() == "ab"
+    assert manager.outcome("x").state is OutcomeState.RUNNING
+    go.set()
+    wait_until(lambda: bench.rows() == "ab", "phase two follows", 10.0)
+    wait_until(lambda: manager.outcome("x").state is OutcomeState.COMMITTED, "it ends", 10.0)
+    bench.assert_quiet()
+
+
+def test_close_waits_for_phase_two(bench: Bench) -> None:
+    manager = bench.manager()
+    trap = Trap()
+    trap.watch(manager._runner)
+    go = threading.Event()
+    trap.before("COMMIT a, COMMIT b", lambda: go.wait(10.0))
+    with manager.transaction(wait="decided") as tx:
+        bench.put(tx)
+    closer = threading.Thread(target=manager.close)
+    closer.start()
+    go.set()
+    closer.join(10.0)
+    assert not closer.is_alive()
+    assert bench.rows() == "ab"
+    bench.assert_quiet()
+
+
+def test_wait_is_checked(bench: Bench) -> None:
+    with pytest.raises(syncpoint.ConfigurationError, match="wait="):
+        bench.manager().transaction(wait="never")  # type: ignore[arg-type]
+
+
+# --- pending -------------------------------------------------------------------------------------------------------
+
+
+def test_pending_is_completed_by_background_recovery(bench: Bench) -> None:
+    manager = bench.manager(background=True)
+    trap = Trap()
+    trap.watch(manager._runner)
+    trap.before("COMMIT a, COMMIT b", lambda: setattr(bench.b, "down", True))
+    with manager.transaction(id="x") as tx:
+        bench.put(tx)
+    assert tx.pending == {"b"}
+    assert bench.rows() == "a"
+    assert manager.outcome("x").pending == ("b",)
+    bench.b.down = False
+    wait_until(lambda: bench.rows() == "ab", "background recovery completes it", 10.0)
+    wait_until(lambda: manager.outcome("x").pending == (), "and says so", 10.0)
+    assert not manager.in_doubt()
+    bench.assert_quiet()
+
+
+# --- use that is refused ---------------------------------------------------------------------------------------------
+
+
+def test_use_after_the_end(bench: Bench) -> None:
+    manager = bench.manager()
+    with manager.transaction() as tx:
+        connection = tx.connect("a")
+        connection.put("k", 1)
+    for use in (
+        lambda: tx.connect("a"),
+        lambda: tx.set_result(1),
+        lambda: tx.after_commit(lambda: None),
+        tx.set_rollback_only,
+    ):
+        with pytest.raises(syncpoint.TransactionEnded, match="committed"):
+            use()
+    with pytest.raises(syncpoint.NotAllowed, match="has ended"):
+        connection.put("k", 2)
+    assert bench.a.rows() == {"k": b"1"}
+
+
+def test_ending_the_branch_behind_our_back_is_refused(bench: Bench) -> None:
+    with bench.manager().transaction() as tx:
+        connection = tx.connect("a")
+        connection.put("k", 1)
+        for name in ("commit", "rollback", "close"):
+            with pytest.raises(syncpoint.NotAllowed, match="behind the manager's back"):
+                getattr(connection, name)()
+    assert bench.rows() == "a"
+
+
+def test_an_unknown_resource_names_those_that_are_known(bench: Bench) -> None:
+    manager = bench.manager()
+    with raises(syncpoint.UnknownResource, "a, b"), manager.transaction() as tx:
+        tx.connect("nowhere")
+    with manager.transaction() as tx:  # no harm to a transaction that goes on
+        with pytest.raises(syncpoint.UnknownResource):
+            tx.connect("nowhere")
+        bench.put(tx)
+    assert bench.rows() == "ab"
+
+
+def test_a_branch_that_cannot_begin_dooms_the_transaction(bench: Bench) -> None:
+    manager = bench.manager()
+    with raises(syncpoint.TransactionAborted, "could not begin"), manager.transaction() as tx:
+        bench.put(tx, "a")
+        bench.b.answers["begin"].append(ZeroDivisionError("strange"))
+        with pytest.raises(ZeroDivisionError):
+            tx.connect("b")
+        with pytest.raises(syncpoint.ResourceUnavailable, match="could not begin") as again:
+            tx.connect("b")
+        assert isinstance(again.value.__cause__, ZeroDivisionError)
+        with raises(syncpoint.ResourceUnavailable), manager.transaction():
+            raise AssertionError("the nested block was entered")
+    assert bench.rows() == ""
+    bench.assert_quiet()
+
+
+def test_a_stale_connection_is_replaced_a_fresh_one_is_not_tried_again(bench: Bench) -> None:
+    manager = bench.manager()
+    with manager.transaction() as tx:
+        bench.put(tx)
+    bench.a.restart()
+    with manager.transaction() as tx:
+        bench.put(tx, value=2)
+    assert bench.a.rows() == {"k": b"2"}
+    bench.a.restart()
+    bench.a.answers["begin"].extend([ConnectionLost("again")])
+    with raises(syncpoint.ResourceUnavailable, "lost while a branch began"), manager.transaction() as tx:
+        bench.put(tx, "a", value=3)
+    assert bench.a.rows() == {"k": b"2"}
+
+
+def test_read_only_branches(bench: Bench) -> None:
+    manager = bench.manager()
+    with manager.transaction() as tx:
+        assert tx.connect("a", read_only=True).get("k") is None
+        with pytest.raises(syncpoint.NotAllowed, match="read-only"):
+            tx.connect("a").put("k", 1)
+    with manager.transaction() as tx:
+        tx.connect("a", read_only=True)
+        bench.put(tx, "b")
+    assert bench.rows() == "b"
+    assert bench.calls("a", "prepare", "commit_one_phase") == []
+
+
+def test_the_users_own_error_comes_out_unwrapped(bench: Bench) -> None:
+    manager = bench.manager()
+    error = GaveUp("mine")
+    with raises(GaveUp) as caught, manager.transaction() as tx:
+        bench.put(tx)
+        raise error
+    assert caught.value is error
+    assert bench.rows() == ""
+    bench.assert_quiet()
+
+
+def test_one_connection_a_branch_whoever_asks(bench: Bench) -> None:
+    """Two threads ask for the same branch at the same time: it is begun once."""
+    manager = bench.manager()
+    trap = Trap()
+    trap.watch(manager._runner)
+    together = threading.Barrier(2)
+    with manager.transaction() as tx:
+        trap.before("begin", lambda: together.wait(10.0))
+        thread = threading.Thread(target=lambda: tx.connect("a").put("thread", 1))
+        thread.start()
+        wait_until(lambda: "begin" in trap.trace, "the first is beginning it")
+        second = threading.Thread(target=lambda: tx.connect("a").put("second", 1))
+        second.start()
+        wait_until(lambda: len(manager._runner._waiters) > 0, "the second waits for it")
+        together.wait(10.0)
+        thread.join()
+        second.join()
+    assert bench.calls("a", "begin") == ["begin"]
+    assert set(bench.a.rows()) == {"thread", "second"}
+
+
+# --- texts -------------------------------------------------------------------------------------------------------
+
+
+def test_reprs_tell(bench: Bench) -> None:
+    manager = bench.manager()
+    assert repr(manager).startswith("<TransactionManager open ")
+    assert "0 live, over a, b" in repr(manager)
+    with manager.transaction(id="order-1") as tx:
+        assert repr(tx) == "<Transaction order-1 ACTIVE over nothing yet>"
+        bench.put(tx)
+        assert repr(tx) == "<Transaction order-1 ACTIVE over ['a', 'b']>"
+        assert tx.attempt == f"{manager.incarnation}.1"
+        assert "WORKING" in repr(tx.work.branches["a"])
+    assert "ready" in repr(manager._core.handles["a"])
+    manager.close()
+    assert "closed" in repr(manager)
+
+
+def test_a_row_held_by_another_names_it(bench: Bench) -> None:
+    manager = bench.manager()
+    blocked: list[BaseException] = []
+
+    def wait_in_vain() -> None:
+        try:
+            with manager.transaction(timeout=0.05) as second:
+                bench.put(second, value=2)
+        except RowLocked as error:
+            blocked.append(error)
+
+    with manager.transaction() as first:
+        bench.put(first)
+        thread = threading.Thread(target=wait_in_vain)
+        thread.start()
+        thread.join()
+    assert first.transaction in str(blocked[0])
+    (note,) = blocked[0].__notes__
+    assert note.startswith("At resource 'a':")
+    assert first.transaction in note
+    assert bench.a.rows() == {"k": b"1"}
