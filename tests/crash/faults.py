@@ -142,7 +142,8 @@ class PlainWorld(World):
 class FaultyRun(Run):
     """As `Run`, in this process; what the callers were told is kept, errors of the fault's making included."""
 
-    def __init__(self, world: World, name: str, trap: Trap) -> None:
+    def __init__(self, world: World, name: str, trap: Trap, after_block: Callable[[], object]) -> None:
+        self._after_block = after_block
         self._ours, theirs = socket.socketpair()
         super().__init__(as_mapping(world), name, trap, theirs)
         self.world = PlainWorld(**as_mapping(world))
@@ -165,6 +166,8 @@ class FaultyRun(Run):
             self.tell("aborted", name)
         else:
             self.tell("committed", name)
+        finally:
+            self._after_block()
 
     def close(self) -> None:
         try:
@@ -249,7 +252,7 @@ class Theatre:
         world = self.again()
         name = f"{scene.name}-{self.plays}"
         told = dict(prepare(world, name))
-        run = FaultyRun(self.behind_proxies(world), name, striker)
+        run = FaultyRun(self.behind_proxies(world), name, striker, self.release)
         error = ""
         try:
             scene.act(run)
@@ -273,11 +276,16 @@ class Theatre:
             assert is_committed == (played.outcomes[name] == "committed"), f"{name}: {played.outcomes}, told {state}"
         return played
 
+    def release(self) -> None:
+        """What is held back arrives now."""
+        for proxy in self.proxies.values():
+            proxy.release()
+
     def calm_down(self) -> None:
-        """Whatever is held back arrives now; whatever lingers ends."""
+        """What is held back arrives now, and what lingers ends."""
+        self.release()
         for proxy in self.proxies.values():
             proxy.disarm()
-            proxy.release()
             proxy.cut()
         self.auditor.played()
 

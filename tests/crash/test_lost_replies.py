@@ -67,7 +67,7 @@ def test_losing_any_reply_tears_nothing(
 
 
 def ways_of(scene: Scene, stop: Stop) -> tuple[str, ...]:
-    if stop.function in SETUP and scene.name not in SETUP_SCENES or stop.nth > TIMES_MAX:
+    if (stop.function in SETUP and scene.name not in SETUP_SCENES) or stop.nth > TIMES_MAX:
         return ()
     if stop.resource == AUDIT:
         return ("lose_reply",)
