@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Collection, Iterator
 
 from syncpoint.ids import Incarnation, Key, TransactionId
+from syncpoint.protocol.words import Answer
 from syncpoint.records import (
     Abort,
     AnyRecord,
@@ -90,7 +91,7 @@ class Index:
                 self.prepared.pop(record.key, None)
                 self.aborts[record.key] = record
             case Heuristic():
-                self.heuristics.setdefault((record.key, record.identifier), record)
+                self._list(record)
             case Resolved():
                 self.resolutions[record.key, record.identifier] = record
             case Forgotten():
@@ -116,6 +117,12 @@ class Index:
             self._attempts.pop(key.transaction, None)
         else:
             self.kept[key] = commit
+
+    def _list(self, record: Heuristic) -> None:
+        """The first word about a branch stands, unless it was only that nobody knew."""
+        held = self.heuristics.get((record.key, record.identifier))
+        if held is None or held.outcome == Answer.HEURISTIC_HAZARD.name:
+            self.heuristics[record.key, record.identifier] = record
 
     def _forget(self, record: Forgotten) -> None:
         self.forgotten[record.key] = record

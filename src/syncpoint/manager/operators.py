@@ -65,6 +65,7 @@ def transaction_named(core: Core, text: str) -> Script[TransactionId]:
 
 def outcome(core: Core, text: str) -> Script[Outcome]:
     """What became of a transaction (O50). "aborted-or-unknown" means that it may run (again)."""
+    core.check_journal()
     transaction = yield from transaction_named(core, text)
     name = str(transaction)
     if any(key.transaction == transaction for key in list(core.live)):
