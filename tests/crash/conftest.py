@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+import sys
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -29,3 +30,14 @@ def shared_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """One folder for all processes of this test run."""
     own = tmp_path_factory.getbasetemp()
     return own.parent if "PYTEST_XDIST_WORKER" in os.environ else own
+
+
+@pytest.fixture
+def announce(capsys: pytest.CaptureFixture[str]) -> Callable[[str], None]:
+    """Print numbers where everybody sees them, those of parallel test processes too."""
+
+    def say(text: str) -> None:
+        with capsys.disabled():
+            print(f"\n{text}", file=sys.stderr, flush=True)
+
+    return say

@@ -46,6 +46,7 @@ class Said:
         """Nothing went wrong in it that was not meant to."""
         error = self.last("error")
         assert error is None, f"{error}\n{self.noise}"
+        assert self.last("places") is not None, f"it ended without a word:\n{self.noise}"
 
 
 class Zygote:
@@ -68,13 +69,21 @@ class Zygote:
     ) -> None:
         self._process.communicate()
 
-    def run(self, world: World, scene: str, transfer: str, target: Target | None = None) -> Said:
-        """One process plays one scene, whatever comes of it."""
+    def run(
+        self,
+        world: World,
+        scene: str,
+        transfer: str,
+        target: Target | None = None,
+        disk: tuple[int, bool] | None = None,
+    ) -> Said:
+        """One process plays one scene, whatever comes of it. `disk`: die at its n-th write, torn or before it."""
         order = {
             "scene": scene,
             "world": as_mapping(world),
             "transfer": transfer,
             "target": dataclasses.asdict(target) if target else None,
+            "disk": disk,
         }
         answer = self._ask(order)
         return Said(answer["killed"], answer["said"], answer["noise"])
@@ -101,11 +110,14 @@ class Played:
     """One scene, played to its end or to its death, and found to have left everything whole."""
 
     scene: Scene
-    target: Target | None
-    places: list[Place]
-    steps: int
-    trace: list[str]
-    outcomes: dict[str, str] = field(default_factory=dict)
+    outcomes: dict[str, str]
+    """Transfer -> "committed", "aborted", "mixed"."""
+    places: list[Place] = field(default_factory=list)
+    """What it passed; of one that died, nothing is known from here on."""
+    steps: int = 0
+    trace: list[str] = field(default_factory=list)
+    disk: list[str] = field(default_factory=list)
+    """What it wrote to the journal's disk."""
 
 
 class Stage:
@@ -117,31 +129,34 @@ class Stage:
         self.folder = folder
         self.plays = 0
 
-    def play(self, scene: Scene, target: Target | None = None) -> Played:
-        """Play a scene, then settle and audit. Raises NotHit when it did not die at `target`."""
+    def play(self, scene: Scene, target: Target | None = None, disk: tuple[int, bool] | None = None) -> Played:
+        """Play a scene, then settle and audit. Raises NotHit when it did not die at `target`, or at its n-th write
+        to the `disk`."""
         world = self.world.again(self.folder)
         try:
-            return self._play(world, scene, target)
+            return self._play(world, scene, target, disk)
         except AssertionError:
             world.sweep()
             raise
 
-    def _play(self, world: World, scene: Scene, target: Target | None) -> Played:
+    def _play(self, world: World, scene: Scene, target: Target | None, disk: tuple[int, bool] | None) -> Played:
         self.plays += 1
         transfer = f"{scene.name}-{self.plays}"
         told = self._leave_behind(world, scene, transfer)
         if scene.fresh:
             _drop_schemas(world)
-        said = self.zygote.run(world, scene.name, transfer, target)
+        said = self.zygote.run(world, scene.name, transfer, target, disk)
         self.zygote.let_go()
         if not said.killed:
             said.check()
         told.update(said.told())
         outcomes = self._judge(world, scene, transfer, told)
-        if target is not None and not said.killed:
-            raise NotHit(f"{scene.name} did not die {target}")
-        places = [(file, line) for file, line in said.last("places") or ()]
-        return Played(scene, target, places, said.last("steps") or 0, said.last("trace") or [], outcomes)
+        if not said.killed and (target or disk):
+            raise NotHit(f"{scene.name} did not die {target or disk}")
+        if said.killed:
+            return Played(scene, outcomes)
+        places = [(file, line) for file, line in said.last("places")]
+        return Played(scene, outcomes, places, said.last("steps"), said.last("trace"), said.last("disk"))
 
     def _leave_behind(self, world: World, scene: Scene, transfer: str) -> dict[str, str]:
         told = {}
@@ -167,13 +182,17 @@ class Stage:
         """Recover, in a process of its own, until nothing is left. More than once only for what a server did after
         its client had died (O42)."""
         for left_tries in reversed(range(SETTLE_TRIES_MAX)):
-            said = self.zygote.run(world, "settle", "")
-            said.check()
-            unfinished = said.last("left") or world.in_doubt()
+            said = self._recover(world, 0.0 if scene.forgets else 10.0)
+            unfinished = said.last("left").keys() - scene.forgets or world.in_doubt()
             if not unfinished:
                 assert bool(said.last("heuristics")) <= scene.is_heuristic, said.last("heuristics")
                 return
-            assert left_tries, f"{scene.name}: left after recovery: {unfinished}"
+            assert left_tries, f"{scene.name}: left after recovery: {unfinished}: {said.last('report')}"
+
+    def _recover(self, world: World, wait_s: float) -> Said:
+        said = self.zygote.run(world, "settle", json.dumps(wait_s))
+        said.check()
+        return said
 
     def _judge_heuristic(self, world: World, scene: Scene, transfer: str) -> dict[str, str]:
         """Mixed is allowed, if it is listed."""
@@ -182,7 +201,7 @@ class Stage:
         assert world.in_doubt() == []
         assert world.locks() == []
         if len(set(rows.values())) > 1:
-            said = self.zygote.run(world, "settle", "")
+            said = self._recover(world, 0.0)
             assert said.last("heuristics"), f"{transfer}: mixed, and nobody is told: {rows}"
         return {transfer: "mixed" if len(set(rows.values())) > 1 else "whole"}
 

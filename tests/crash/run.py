@@ -17,8 +17,9 @@ import pymysql
 
 from syncpoint.errors import OutcomePending, TransactionAborted
 from syncpoint.manager.sync import TransactionManager
+from syncpoint.ports import Disk
 from tests.crash.trap import Trap
-from tests.crash.world import ALL, World, transfer
+from tests.crash.world import ALL, LEDGER, World, transfer
 
 
 class GaveUp(Exception):
@@ -28,11 +29,14 @@ class GaveUp(Exception):
 class Run:
     """One run of a scene."""
 
-    def __init__(self, world: Mapping[str, str], name: str, trap: Trap, channel: socket.socket) -> None:
+    def __init__(
+        self, world: Mapping[str, str], name: str, trap: Trap, channel: socket.socket, disk: Disk | None = None
+    ) -> None:
         self.world = World(**world)
         self.name = name
         """The transfer's id; also its row's."""
         self.trap = trap
+        self._disk = disk
         self._channel = channel
         self._managers: list[TransactionManager] = []
         self._open: list[Any] = []
@@ -56,9 +60,12 @@ class Run:
     def manager(self, names: Iterable[str] = ALL, *, open: bool = True, **options: Any) -> TransactionManager:
         """A manager over the world's databases, opened, looked at from the start."""
         resources: dict[str, Any] = dict(self.world.resources(names))
+        if LEDGER in resources:
+            resources[LEDGER] += "?ssl=false"  # PyMySQL would read all certificates of the machine at every start
         resources.update(options.pop("resources", {}))
         journal = options.pop("journal", self.world.journal)
         options.setdefault("background", False)
+        options.setdefault("disk", self._disk)
         manager = TransactionManager(journal, resources, **options)
         self._managers.append(manager)
         self.trap.watch(manager._runner)

@@ -44,6 +44,8 @@ class Scene:
     """Needs databases in which Syncpoint's schema is missing."""
     is_heuristic: bool = False
     """Somebody decides alone in it: the outcome may be mixed, and must then be listed."""
+    forgets: tuple[str, ...] = ()
+    """Resources that die with their process: what was decided there stays listed, until a person forgets it."""
     is_tried: bool = True
     """False: only a beginning for others."""
 
@@ -58,6 +60,7 @@ def scene(
     user_id: bool = False,
     fresh: bool = False,
     is_heuristic: bool = False,
+    forgets: tuple[str, ...] = (),
     is_tried: bool = True,
 ) -> Callable[[Act], Act]:
     """Register a function as a scene, under its name."""
@@ -72,6 +75,7 @@ def scene(
             user_id=user_id,
             fresh=fresh,
             is_heuristic=is_heuristic,
+            forgets=forgets,
             is_tried=is_tried,
         )
         return act

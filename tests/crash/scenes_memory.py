@@ -12,11 +12,11 @@ from tests.crash.run import GaveUp, Run
 from tests.crash.scenes import scene
 
 NOWHERE: dict[str, tuple[str, ...]] = {"": ()}
-LEFT, RIGHT = "left", "right"
+LEFT, RIGHT = MEMORY = ("left", "right")
 
 
 def _manager(run: Run, **options: Any) -> TransactionManager:
-    resources = {name: f"memory://{name}" for name in (LEFT, RIGHT)}
+    resources = {name: f"memory://{name}" for name in MEMORY}
     manager = run.manager((), resources=resources, open=False, **options)
     for handle in manager._core.handles.values():
         assert isinstance(handle.resource, MemoryResource)
@@ -24,7 +24,7 @@ def _manager(run: Run, **options: Any) -> TransactionManager:
     return manager.open()
 
 
-@scene(expects=NOWHERE)
+@scene(expects=NOWHERE, forgets=MEMORY)
 def memory_transfers(run: Run) -> None:
     manager = _manager(run)
     with manager.transaction(id=run.name) as tx:
@@ -44,7 +44,7 @@ def memory_transfers(run: Run) -> None:
     assert MemoryServer.named(RIGHT).rows() == {"a": b"3"}
 
 
-@scene(expects=NOWHERE)
+@scene(expects=NOWHERE, forgets=MEMORY)
 def memory_replies_lost(run: Run) -> None:
     manager = _manager(run)
     server = MemoryServer.named(LEFT)
@@ -54,14 +54,14 @@ def memory_replies_lost(run: Run) -> None:
     server.answers["commit"].append(LostReply())
     server.answers["finish"].append(LostReply())
     with manager.transaction() as tx:
-        for name in (LEFT, RIGHT):
+        for name in MEMORY:
             tx.connect(name).put("b", 1)
     manager.recover(wait_seconds=5.0)
     assert not server.in_doubt()
     assert server.rows() == {"a": b"1", "b": b"1"}
 
 
-@scene(expects=NOWHERE)
+@scene(expects=NOWHERE, forgets=MEMORY)
 def memory_waits(run: Run) -> None:
     """For a row that another branch holds: in time, and in vain."""
     manager = _manager(run)
@@ -84,7 +84,7 @@ def memory_waits(run: Run) -> None:
         assert tx.connect(LEFT).get("a", for_update=True) == 1
 
 
-@scene(expects=NOWHERE)
+@scene(expects=NOWHERE, forgets=MEMORY)
 def memory_initialised(run: Run) -> None:
     manager = _manager(run)
     resource = manager._core.handles[LEFT].resource

@@ -247,10 +247,10 @@ def recover_lingering_undecided(run: Run) -> None:
 
 @scene(is_tried=False)
 def settle(run: Run) -> None:
-    """Recover, and say what is left."""
-    report = run.manager().recover(wait_seconds=10.0)
+    """Recover, and say what is left. `run.name` is JSON: how long to wait for it, in seconds."""
+    report = run.manager().recover(wait_seconds=json.loads(run.name))
     run.say(
-        left=[repr(branch) for branch in report.left] + [f"{name}: {why}" for name, why in report.unreachable.items()],
+        left={branch.resource: repr(branch) for branch in report.left} | report.unreachable,
         heuristics=[repr(entry) for entry in report.heuristics],
         report=repr(report),
     )

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import time
 import traceback
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -20,7 +21,7 @@ from tests.crash.trap import Target
 
 
 @pytest.mark.parametrize("shard", range(SHARDS))
-def test_kill_at_every_point(shard: int, stage: Stage, shared_folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_kill_at_every_point(shard: int, stage: Stage, shared_folder: Path, announce: Callable[[str], None]) -> None:
     """O22 O26 O27 O28 O31: every yield, every force, every send; those of recovery too."""
     recordings = recorded(stage, shared_folder)
     points = points_of_shard(recordings, shard)
@@ -31,14 +32,13 @@ def test_kill_at_every_point(shard: int, stage: Stage, shared_folder: Path, caps
             kill_at(stage, recordings, point)
         except AssertionError:
             failed.append(f"at {point}\n{traceback.format_exc(limit=-3)}")
-    with capsys.disabled():
-        print(f"\nkilled at {len(points)} points ({shard + 1} of {SHARDS}), {time.monotonic() - began:.0f} s")
+    announce(f"killed at {len(points)} points ({shard + 1} of {SHARDS}), {time.monotonic() - began:.0f} s")
     assert not failed, "\n".join(failed)
 
 
 @pytest.mark.parametrize("half", [0, 1])
 @pytest.mark.parametrize("name", ["transfer_with_id", "recover_half"])
-def test_kill_at_every_step(name: str, half: int, stage: Stage, capsys: pytest.CaptureFixture[str]) -> None:
+def test_kill_at_every_step(name: str, half: int, stage: Stage, announce: Callable[[str], None]) -> None:
     """O31 O43: not only at the first time that a point is passed, but before every single step of a whole run."""
     scene = load()[name]
     steps = stage.play(scene).steps
@@ -49,6 +49,5 @@ def test_kill_at_every_step(name: str, half: int, stage: Stage, capsys: pytest.C
             died += 1
         except NotHit:
             break  # steps side by side: one run has a few more than another
-    with capsys.disabled():
-        print(f"\n{name}: killed before {died} of {steps} steps")
+    announce(f"{name}: killed before {died} of {steps} steps, half {half + 1} of 2")
     assert died >= steps // 2 - 3

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import shutil
 from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -42,12 +43,11 @@ def table(points: frozenset[Point], hit: frozenset[Point]) -> str:
     return "\n".join(rows)
 
 
-def test_every_point_is_hit(stage: Stage, shared_folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_every_point_is_hit(stage: Stage, shared_folder: Path, announce: Callable[[str], None]) -> None:
     """Enumerated from the source, and compared with what the scenes reach: none may be left."""
     points = enumerate_points()
     hit = recorded(stage, shared_folder).points_hit(points)
-    with capsys.disabled():
-        print(f"\n{table(points, hit)}")
+    announce(table(points, hit))
     missed = unhit(points, hit)
     assert not missed, "no scene reaches these; write one, or remove the code if it is dead:\n" + "\n".join(missed)
 

@@ -20,13 +20,18 @@ import sys
 import tempfile
 import time
 import traceback
-from typing import Any
+from typing import Any, NoReturn
 
+from syncpoint.resources import mariadb, memory, postgres, sqlite
+from tests.crash.disks import DyingDisk
 from tests.crash.run import Run
 from tests.crash.scenes import load
 from tests.crash.trap import Target, Trap
 
 CHILD_S_MAX = 60.0
+HUNG = {"error": f"it hung for more than {CHILD_S_MAX} s"}
+IMPORTED = (mariadb, memory, postgres, sqlite)
+"""A manager would import each when it needs it: in every child anew."""
 
 
 def main() -> None:
@@ -38,7 +43,9 @@ def main() -> None:
         if order.get("let_go"):
             while held:
                 os.close(held.pop())
-        print(json.dumps(_serve(order, held)), flush=True)
+            print(json.dumps({}), flush=True)
+        else:
+            print(json.dumps(_serve(order, held)), flush=True)
 
 
 def _serve(order: dict[str, Any], held: list[int]) -> dict[str, Any]:
@@ -53,7 +60,8 @@ def _serve(order: dict[str, Any], held: list[int]) -> dict[str, Any]:
         _, status = os.waitpid(child, 0)
         errors.seek(0)
         noise = errors.read().decode(errors="replace")
-    return {"killed": os.WIFSIGNALED(status) and os.WTERMSIG(status) == signal.SIGKILL, "said": said, "noise": noise}
+    killed = os.WIFSIGNALED(status) and os.WTERMSIG(status) == signal.SIGKILL
+    return {"killed": killed and HUNG not in said, "said": said, "noise": noise}
 
 
 def _listen(channel: socket.socket, child: int, held: list[int]) -> list[Any]:
@@ -65,7 +73,7 @@ def _listen(channel: socket.socket, child: int, held: list[int]) -> list[Any]:
             readable, _, _ = select.select([channel], [], [], max(0.0, deadline - time.monotonic()))
             if not readable:
                 os.kill(child, signal.SIGKILL)
-                return [{"error": f"it hung for {CHILD_S_MAX} s"}]
+                return [HUNG]
             data, sockets, _, _ = socket.recv_fds(channel, 65536, 8)
             held.extend(sockets)
             if not data:
@@ -73,12 +81,21 @@ def _listen(channel: socket.socket, child: int, held: list[int]) -> list[Any]:
             raw += data
 
 
-def _be_child(order: dict[str, Any], channel: socket.socket, errors: int) -> None:
-    os.dup2(errors, 2)
-    os.dup2(errors, 1)
-    faulthandler.dump_traceback_later(CHILD_S_MAX, exit=True, file=2)
+def _be_child(order: dict[str, Any], channel: socket.socket, errors: int) -> NoReturn:
+    status = 1
+    try:
+        os.dup2(errors, 2)
+        os.dup2(errors, 1)
+        faulthandler.dump_traceback_later(CHILD_S_MAX, exit=True, file=2)
+        status = _play(order, channel)
+    finally:
+        os._exit(status)
+
+
+def _play(order: dict[str, Any], channel: socket.socket) -> int:
     target = Target.from_json(order["target"]) if order["target"] else None
-    run = Run(order["world"], order["transfer"], Trap(target), channel)
+    disk = DyingDisk(*order["disk"]) if order["disk"] else DyingDisk()
+    run = Run(order["world"], order["transfer"], Trap(target), channel, disk)
     status = 0
     try:
         load()[order["scene"]].act(run)
@@ -86,10 +103,8 @@ def _be_child(order: dict[str, Any], channel: socket.socket, errors: int) -> Non
     except BaseException:
         run.say(error=traceback.format_exc())
         status = 1
-    try:
-        run.say(places=list(run.trap.places), steps=run.trap.steps, trace=run.trap.trace)
-    finally:
-        os._exit(status)
+    run.say(places=list(run.trap.places), steps=run.trap.steps, trace=run.trap.trace, disk=disk.done)
+    return status
 
 
 if __name__ == "__main__":
