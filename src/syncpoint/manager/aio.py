@@ -190,11 +190,11 @@ class AsyncTransactionManager:
 
     async def close(self, timeout: float = CLOSE_S_MAX) -> None:
         """Wait for running transactions (at most `timeout` seconds), then give everything back."""
-        if self._is_open and self._pid == os.getpid():
-            self._is_open = False
+        if self._is_open and self._pid == os.getpid() and not self._core.closing:
             try:
                 await self._runner.run_shielded(self._core.close(timeout))
             finally:
+                self._is_open = False  # not before: running transactions go on until they end
                 await self._runner.close()
 
     async def __aenter__(self) -> Self:

@@ -171,7 +171,8 @@ class Core:
         if self.closing:
             return
         self.closing = True
-        yield Wait(self.quiet, wait_s)
+        if self.failure is None:  # else what is left open has no end here: recovery settles it after a restart (R5)
+            yield Wait(self.quiet, wait_s)
         self._shutdown.set()
         for handle in self.handles.values():
             handle.wake.set()
@@ -206,13 +207,17 @@ class Core:
 
     def check_open(self) -> None:
         """Raises ManagerClosed."""
+        self.check_journal()
+        if self.closing:
+            raise ManagerClosed("This manager is closed.", advice="Make a new one.")
+
+    def check_journal(self) -> None:
+        """Raises ManagerClosed after the journal has failed: no further answers (R5)."""
         if self.failure is not None:
             raise ManagerClosed(
                 f"This manager has stopped because its journal failed: {self.failure.message}",
                 advice="Restart the process; recovery settles what was under way.",
             ) from self.failure
-        if self.closing:
-            raise ManagerClosed("This manager is closed.", advice="Make a new one.")
 
     # --- transactions -------------------------------------------------------------------------------------------
 

@@ -203,10 +203,12 @@ class TransactionManager:
 
     def close(self, timeout: float = CLOSE_S_MAX) -> None:
         """Wait for running transactions (at most `timeout` seconds), then give everything back."""
-        if self._is_open and self._pid == os.getpid():
-            self._is_open = False
-            self._runner.run(self._core.close(timeout))
-            self._runner.close()
+        if self._is_open and self._pid == os.getpid() and not self._core.closing:
+            try:
+                self._runner.run(self._core.close(timeout))
+            finally:
+                self._is_open = False  # not before: running transactions go on until they end
+                self._runner.close()
 
     def __enter__(self) -> Self:
         return self.open()
