@@ -360,6 +360,25 @@ def test_unflushed_changes_are_reported(
     session.close()
 
 
+def test_flushed_changes_that_their_session_left_open_are_reported(
+    world: World, manager: syncpoint.TransactionManager, caplog: pytest.LogCaptureFixture
+) -> None:
+    with manager.transaction() as tx:
+        session = Session(tx.sqlalchemy("bank"))
+        session.add(Account(owner="Ada"))
+        session.flush()
+    assert "flushed but not committed" in caplog.text
+    assert world.owners("bank") == ["Ada"]
+    session.close()
+
+    caplog.clear()
+    with manager.transaction() as tx, Session(tx.sqlalchemy("bank")) as session:
+        assert session.scalars(select(Account.owner)).all() == ["Ada"]
+        session.commit()
+        session.scalars(select(Account)).all()  # begins again, and only reads
+    assert caplog.text == ""
+
+
 def test_resources_that_sqlalchemy_does_not_know(tmp_path: Path) -> None:
     with (
         syncpoint.TransactionManager(tmp_path / "journal", {"cache": "memory://cache"}) as manager,
