@@ -80,7 +80,7 @@ class Stop:
         return ""
 
 
-Strike = Callable[[Stop, Step], None]
+Strike = Callable[[Stop, Step | None], None]
 """Called right before the step, in whatever thread performs it. What it raises is the step's error."""
 Lift = Callable[[Stop, Done[Any] | Failed], Done[Any] | Failed | None]
 """Called right after it; may replace the outcome."""
@@ -89,7 +89,15 @@ Lift = Callable[[Stop, Done[Any] | Failed], Done[Any] | Failed | None]
 class Striker(Trap):
     """Records every stop of a run, and strikes at one of them."""
 
-    def __init__(self, target: Stop | None = None, strike: Strike | None = None, lift: Lift | None = None) -> None:
+    def __init__(
+        self,
+        target: Stop | None = None,
+        strike: Strike | None = None,
+        lift: Lift | None = None,
+        *,
+        again: bool = False,
+    ) -> None:
+        """With `again` it strikes at every later step too."""
         super().__init__()
         self.stops: dict[Stop, None] = {}
         """In order of their first time."""
@@ -97,8 +105,8 @@ class Striker(Trap):
         self._at = target
         self._strike = strike
         self._lift = lift
+        self._again = again
         self._times: Counter[tuple[str, int]] = Counter()
-        self._striking = threading.local()
         self._guard = threading.Lock()
 
     def _observe(self, point: StepPoint, step: Step) -> None:
@@ -110,8 +118,12 @@ class Striker(Trap):
         with self._guard:
             self._times[places[-1]] += 1
             stop = Stop(file, line, self._times[places[-1]], type(step).__name__, point.function.rpartition(".")[2])
-            self.stops[stop] = None
-        if stop == self._at:
+        self.visit(stop, step)
+
+    def visit(self, stop: Stop, step: Step | None = None) -> None:
+        """One step is about to be done. Called for statements of the user's too, which are no `Step`."""
+        self.stops[stop] = None
+        if stop == self._at or (self._again and self.has_struck):
             self.has_struck = True
             self._step = step
             if self._strike is not None:
@@ -120,7 +132,7 @@ class Striker(Trap):
     _step: Step | None = None
 
     def _observe_after(self, point: StepPoint, step: Step, outcome: Done[Any] | Failed) -> Done[Any] | Failed | None:
-        if step is self._step and self._at is not None:
+        if self._step is not None and step is self._step and self._at is not None:
             self._step = None
             if self._lift is not None:
                 outcome = self._lift(self._at, outcome) or outcome

@@ -77,7 +77,7 @@ def ways_of(scene: Scene, stop: Stop) -> tuple[str, ...]:
 
 
 def lose(theatre: Theatre, zygote: Zygote, scene: Scene, stop: Stop, way: str) -> bool:
-    def strike(stop: Stop, step: Step) -> None:
+    def strike(stop: Stop, step: Step | None) -> None:
         if stop.resource in theatre.proxies:
             getattr(theatre.proxies[stop.resource], way)()
 
