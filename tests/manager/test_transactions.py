@@ -349,6 +349,28 @@ def test_pending_is_completed_by_background_recovery(bench: Bench) -> None:
     bench.assert_quiet()
 
 
+def test_locks_of_a_pending_branch_are_gone_at_once_when_it_can_be_told_again(bench: Bench) -> None:
+    """Recovery is woken after the transaction has left the list of live ones, not before, when it may not touch it."""
+    manager = bench.manager(background=True)
+    trap = Trap()
+    trap.watch(manager._runner)
+    bench.b.answers["commit"].append(Answer.RETRY)
+    bench.b.answers["finish"].append(Answer.RETRY)
+    ended, handle, passes = manager._core.ended, manager._core.handles["b"], trap.trace.count("scan")
+
+    def end_late(work: Any) -> None:
+        wait_until(lambda: trap.trace.count("scan") > passes, "a pass begins", 5.0)
+        wait_until(lambda: handle.recovery_gate.holder is None, "and meets it live", 5.0)
+        ended(work)
+
+    manager._core.ended = end_late  # type: ignore[method-assign]
+    with manager.transaction() as tx:
+        bench.put(tx)
+    assert tx.pending == {"b"}
+    wait_until(lambda: bench.rows() == "ab", "recovery goes on with it", 2.0)
+    bench.assert_quiet()
+
+
 # --- use that is refused ---------------------------------------------------------------------------------------------
 
 

@@ -72,6 +72,9 @@ def finish(work: Work) -> Script[None]:
     yield from _write_heuristics(work)
     _hand_over(work)
     work.core.ended(work)
+    # Not before: a pass that runs while it is live leaves its branches alone, and the next is seconds away.
+    for resource in work.coordinator.pending:
+        work.branches[resource].handle.wake.set()
 
 
 def _hand_over(work: Work) -> None:

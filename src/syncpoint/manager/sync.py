@@ -321,7 +321,11 @@ class TransactionManager:
         work = transaction.work
         if work.ended:
             return
-        self._run(commit.abort(work, f"{type(error).__name__} in the block: {error}", error))
+        try:
+            self._run(commit.abort(work, f"{type(error).__name__} in the block: {error}", error))
+        except BaseException:
+            self._runner.spawn(commit.interrupted(work), f"settle interrupted {work.name}")
+            raise
 
     def _after_commit(self, callbacks: list[Callable[[], Any]]) -> None:
         for callback in callbacks:
