@@ -26,7 +26,7 @@ def test_kill_at_every_change_of_the_disk(name: str, stage: Stage, announce: Cal
         if what == "append":
             torn += _died(stage, name, (nth, True))
     announce(f"{name}: killed before {died} of {len(changes)} changes to the disk, and in the middle of {torn}")
-    assert died >= len(changes) - 3  # group commit: one run has a few less than another
+    assert died >= len(changes) * 0.9  # group commit: one run has a few less than another
 
 
 def _died(stage: Stage, name: str, disk: tuple[int, bool]) -> bool:
