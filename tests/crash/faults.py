@@ -77,6 +77,8 @@ class Stop:
         for beginning, name in (("postgres", BANK), ("mariadb", LEDGER), ("sqlite", AUDIT)):
             if self.file.startswith(f"resources/{beginning}"):
                 return name
+        if self.file.startswith("user/"):
+            return self.file.removeprefix("user/")
         return ""
 
 

@@ -7,19 +7,26 @@ there the step is performed, and reported as failed. Not for: cancellation (test
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Iterator, Mapping
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import apsw
 import pytest
 
 from syncpoint.steps import Done, Failed, Step
+from syncpoint.testing.servers.base import wait_until
+from tests.crash import async_plays
 from tests.crash.faults import Played, Stop, Striker, Tally, Theatre, quiet
 from tests.crash.harness import Zygote, _drop_schemas
+from tests.crash.points import PACKAGE, Kind, Point, enumerate_points
 from tests.crash.scenes import Scene, load
 from tests.crash.world import AUDIT, World
 
+FOUND = "crash-lost-replies-"
+ASYNC_WAYS = ("lose_reply", "hold_request")
 WAYS = ("lose_reply", "lose_request", "hold_request")
 
 SETUP = frozenset(("open", "close", "inspect", "contact", "_introduce", "evidence_attempts", "drop_evidence"))
@@ -50,7 +57,11 @@ def zygote() -> Iterator[Zygote]:
 
 @pytest.mark.parametrize("name", SCENES)
 def test_losing_any_reply_tears_nothing(
-    name: str, theatre: Theatre, zygote: Zygote, record_property: Callable[[str, object], None]
+    name: str,
+    theatre: Theatre,
+    zygote: Zygote,
+    shared_folder: Path,
+    record_property: Callable[[str, object], None],
 ) -> None:
     scene = load()[name]
     tally = Tally("statements lost", theatre, record_property)
@@ -60,10 +71,56 @@ def test_losing_any_reply_tears_nothing(
         for stop in recorded.stops:
             for way in ways_of(scene, stop):
                 with tally.attempt(f"{way} at {stop}"):
-                    struck = lose(theatre, zygote, scene, stop, way)
-                    if struck:
+                    if play(theatre, zygote, scene, lossy(theatre, stop, way)).struck:
                         tally.points.add(stop.place)
+    _write(shared_folder / f"{FOUND}{name}.json", sorted(tally.points))
     tally.finish()
+
+
+@pytest.mark.parametrize("name", sorted(async_plays.SCENES))
+def test_losing_any_reply_tears_nothing_on_the_event_loop(
+    name: str, theatre: Theatre, record_property: Callable[[str, object], None]
+) -> None:
+    scene, player = async_plays.SCENES[name], async_plays.Player(theatre)
+    tally = Tally("statements lost", theatre, record_property)
+    with quiet():
+        for stop in player.play(scene, Striker(), through_proxies=True).stops:
+            for way in ASYNC_WAYS if stop.kind == "Call" or stop.resource == AUDIT else ():
+                with tally.attempt(f"{way} at {stop}"):
+                    player.play(scene, lossy(theatre, stop, way), through_proxies=True)
+    tally.finish()
+
+
+def test_every_statement_lost_its_reply(request: pytest.FixtureRequest, shared_folder: Path) -> None:
+    """Of every statement in the source of the two adapters. The tests above may run in other processes: waited for."""
+    chosen = {item.name for item in request.session.items}
+    if not chosen.issuperset(f"test_losing_any_reply_tears_nothing[{name}]" for name in SCENES):
+        pytest.skip("says something only when all scenes are played")
+    files = [shared_folder / f"{FOUND}{name}.json" for name in SCENES]
+    wait_until(lambda: all(file.exists() for file in files), "the other test processes have lost their replies", 900)
+    lost = {(path, line) for file in files for path, line in json.loads(file.read_text())}
+    statements = statement_points()
+    unhit = [point for point in statements if (point.file, point.line) not in lost]
+    print(f"\n{len(statements) - len(unhit)} of {len(statements)} statement points have lost their reply")
+    assert not unhit, "no scene lost the reply of: " + ", ".join(map(str, unhit))
+
+
+def statement_points() -> list[Point]:
+    """Every yield that sends something to a server: all but the local ones."""
+    return sorted(
+        point
+        for point in enumerate_points()
+        if point.kind is Kind.YIELD
+        and point.file.startswith(("resources/postgres", "resources/mariadb"))
+        and "yield Local(" not in (PACKAGE / point.file).read_text().splitlines()[point.line - 1]
+    )
+
+
+def _write(path: Path, value: object) -> None:
+    """All at once: another process may be waiting for it."""
+    partial_path = path.with_suffix(".partial")
+    partial_path.write_text(json.dumps(value))
+    partial_path.rename(path)
 
 
 def ways_of(scene: Scene, stop: Stop) -> tuple[str, ...]:
@@ -76,7 +133,9 @@ def ways_of(scene: Scene, stop: Stop) -> tuple[str, ...]:
     return WAYS
 
 
-def lose(theatre: Theatre, zygote: Zygote, scene: Scene, stop: Stop, way: str) -> bool:
+def lossy(theatre: Theatre, at: Stop, way: str) -> Striker:
+    """Strikes by arming the proxy of the server that the step goes to; without a wire, by replacing the outcome."""
+
     def strike(stop: Stop, step: Step | None) -> None:
         if stop.resource in theatre.proxies:
             getattr(theatre.proxies[stop.resource], way)()
@@ -87,7 +146,7 @@ def lose(theatre: Theatre, zygote: Zygote, scene: Scene, stop: Stop, way: str) -
             return None
         return Failed(apsw.IOError(f"lost, as this test wants it; it was {outcome!r}"))
 
-    return play(theatre, zygote, scene, Striker(stop, strike, lift)).struck
+    return Striker(at, strike, lift)
 
 
 def play(theatre: Theatre, zygote: Zygote, scene: Scene, striker: Striker) -> Played:
