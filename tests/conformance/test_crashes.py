@@ -238,7 +238,7 @@ def test_o31_crashes_during_recovery_any_number_of_times(stage: Stage, world: Wo
     _coordinator_dies(stage, world, name, target)
     deaths = 0
     for step in range(3, 100, 6):
-        said = stage.zygote.run(world, "settle", "", Target(nth=step))
+        said = stage.zygote.run(world, "settle", "10.0", Target(nth=step))
         if not said.killed:
             said.check()
             break
