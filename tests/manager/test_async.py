@@ -18,7 +18,6 @@ from tests.conformance.conftest import raises
 from tests.crash.trap import Trap
 from tests.manager.conftest import AsyncBench
 
-
 is_untraced = pytest.mark.skipif(
     sys.gettrace() is not None and sys.version_info < (3, 12),
     reason="CPython 3.11 loses its `with` and `except` where an error is thrown into a traced coroutine",
