@@ -348,35 +348,43 @@ def test_connections_that_are_dropped_are_collected_silently(manager: syncpoint.
         gc.collect()
 
 
-def test_unflushed_changes_are_reported(
-    world: World, manager: syncpoint.TransactionManager, caplog: pytest.LogCaptureFixture
-) -> None:
-    with manager.transaction() as tx:
-        session = Session(tx.sqlalchemy("bank"))
-        session.scalars(select(Account)).all()
-        session.add(Account(owner="lost"))
-    assert "never flushed" in caplog.text
+def test_unflushed_changes_abort_instead_of_being_lost(world: World, manager: syncpoint.TransactionManager) -> None:
+    def forget_to_flush() -> None:
+        with manager.transaction() as tx:
+            session = Session(tx.sqlalchemy("bank"))
+            session.scalars(select(Account)).all()
+            session.add(Account(owner="lost"))
+            held.append(session)
+
+    held: list[Session] = []
+    with pytest.raises(syncpoint.TransactionAborted, match="never flushed") as caught:
+        forget_to_flush()
+    assert not caught.value.retryable
     assert world.owners("bank") == []
-    session.close()
+    held[0].close()
 
 
-def test_flushed_changes_that_their_session_left_open_are_reported(
-    world: World, manager: syncpoint.TransactionManager, caplog: pytest.LogCaptureFixture
+def test_flushed_changes_that_their_session_left_open_abort(
+    world: World, manager: syncpoint.TransactionManager
 ) -> None:
-    with manager.transaction() as tx:
-        session = Session(tx.sqlalchemy("bank"))
-        session.add(Account(owner="Ada"))
-        session.flush()
-    assert "flushed but not committed" in caplog.text
-    assert world.owners("bank") == ["Ada"]
-    session.close()
+    def forget_to_commit() -> None:
+        with manager.transaction() as tx:
+            session = Session(tx.sqlalchemy("bank"))
+            session.add(Account(owner="Ada"))
+            session.flush()
+            held.append(session)
 
-    caplog.clear()
+    held: list[Session] = []
+    with pytest.raises(syncpoint.TransactionAborted, match="flushed but not committed"):
+        forget_to_commit()
+    assert world.owners("bank") == []
+    held[0].close()
+
     with manager.transaction() as tx, Session(tx.sqlalchemy("bank")) as session:
-        assert session.scalars(select(Account.owner)).all() == ["Ada"]
+        session.add(Account(owner="Ada"))
         session.commit()
         session.scalars(select(Account)).all()  # begins again, and only reads
-    assert caplog.text == ""
+    assert world.owners("bank") == ["Ada"]
 
 
 def test_resources_that_sqlalchemy_does_not_know(tmp_path: Path) -> None:

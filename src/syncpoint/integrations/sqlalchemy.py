@@ -113,14 +113,17 @@ def _keep(tx: BaseTransaction, resource: str, connection: Any) -> Any:
         known = _connections.get(tx)
         if known is None:
             known = _connections[tx] = {}
-            tx.work.callbacks.append(lambda: _after_commit(known))
+            tx.work.checks.append(lambda: _unfinished(known))
         return known.setdefault(resource, connection)
 
 
-def _after_commit(connections: dict[str, Any]) -> None:
-    from syncpoint.integrations.sqlalchemy_connection import warn_of_unfinished
-
-    warn_of_unfinished([getattr(connection, "sync_connection", connection) for connection in connections.values()])
+def _unfinished(connections: dict[str, Any]) -> str:
+    """What a Session holds back from a transaction that is about to commit; empty when nothing."""
+    for resource, connection in connections.items():
+        left = getattr(connection, "sync_connection", connection).unfinished()
+        if left:
+            return f"a Session at {resource!r} still holds {left}; call Session.commit() before the block ends"
+    return ""
 
 
 # --- engines ---------------------------------------------------------------------------------------------------

@@ -8,7 +8,6 @@ Not for: engines (sqlalchemy.py), or what a dialect sends (sqlalchemy_dialects.p
 
 from __future__ import annotations
 
-import logging
 import re
 import weakref
 from dataclasses import dataclass
@@ -22,8 +21,6 @@ from sqlalchemy.orm import Session
 from syncpoint.errors import NotAllowed
 from syncpoint.manager.transaction import Work
 from syncpoint.protocol.coordinator import State
-
-log = logging.getLogger("syncpoint")
 
 _READS = re.compile(r"\s*(?:select|show|values|explain|describe|pragma|savepoint|release|rollback)\b", re.IGNORECASE)
 _HARMLESS_CHARACTERISTICS = frozenset(("logging_token",))
@@ -133,9 +130,9 @@ class BranchConnection(Connection):
     def unfinished(self) -> str:
         """What a Session has left undone on it, for people; empty when nothing."""
         if any(session.new or session.dirty or session.deleted for session in self.sessions):
-            return "changes that were never flushed: they are lost"
+            return "changes that were never flushed"
         if any(one.wrote for one in self.savepoints):
-            return "changes that were flushed but not committed by their Session: they are in"
+            return "changes that were flushed but not committed"
         return ""
 
     # --- joining -------------------------------------------------------------------------------------------
@@ -209,17 +206,3 @@ def _only_reads(statement: str, context: ExecutionContext | None) -> bool:
 def _session_begins(session: Session, _: Any, connection: Connection) -> None:
     if isinstance(connection, BranchConnection):
         connection.sessions.add(session)
-
-
-def warn_of_unfinished(connections: list[BranchConnection]) -> None:
-    """After a commit: say what a Session had left undone."""
-    for connection in connections:
-        left = connection.unfinished()
-        if left:
-            log.warning(
-                "Transaction %s committed while a Session at %r still held %s. "
-                "Call Session.commit() before the transaction's block ends.",
-                connection.work.name,
-                connection.resource,
-                left,
-            )

@@ -10,6 +10,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, Literal
 
 from syncpoint.errors import ConfigurationError, SyncpointError, TransactionAborted
+from syncpoint.manager.branch import driver_errors
 from syncpoint.manager.core import Core
 from syncpoint.manager.results import digest_of, encode_result, fingerprint_of
 from syncpoint.manager.transaction import Work
@@ -130,7 +131,8 @@ def should_retry(core: Core, error: BaseException) -> bool:
     """Whether `run` may try again: only when it is certain that nothing happened, and it may go better."""
     if isinstance(error, TransactionAborted):
         return error.retryable
-    return any(handle.resource.is_retryable(error) for handle in core.handles.values())
+    resources = [handle.resource for handle in core.handles.values()]
+    return any(resource.is_retryable(one) for one in driver_errors(error) for resource in resources)
 
 
 def pause(core: Core, tries: int) -> Script[None]:

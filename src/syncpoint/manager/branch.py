@@ -6,6 +6,8 @@ the database's sake once voting has begun. Not for: rules of commit (protocol/),
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 from syncpoint.errors import ConnectionLost, ResourceUnavailable
 from syncpoint.ids import Identifier
 from syncpoint.manager.handle import ResourceHandle
@@ -16,6 +18,16 @@ from syncpoint.steps import Script
 
 FIND_OUT_S_MAX = 2.0
 """How long the caller waits for a branch that did not answer, before recovery goes on with it."""
+
+
+def driver_errors(error: BaseException | None) -> Iterator[BaseException]:
+    """The error, and what it wraps: SQLAlchemy keeps the driver's own in `orig`."""
+    seen: set[int] = set()
+    while error is not None and id(error) not in seen:
+        seen.add(id(error))
+        yield error
+        wrapped = getattr(error, "orig", None)
+        error = wrapped if isinstance(wrapped, BaseException) else error.__cause__
 
 
 class Branch:
@@ -189,7 +201,9 @@ class Branch:
 
     def _explain(self, error: BaseException | None) -> Script[None]:
         resource = self.handle.resource
-        if error is None or self.session is None or self.session.broken or not resource.is_retryable(error):
+        if error is None or self.session is None or self.session.broken:
+            return
+        if not any(map(resource.is_retryable, driver_errors(error))):
             return
         who = yield from resource.blockers(self.session)
         if who:

@@ -40,6 +40,11 @@ def commit(work: Work) -> Script[None]:
     """Commit the transaction. Raises what the caller must know: see `conclude`."""
     if work.core.clock.monotonic() > work.deadline:
         work.cancel("its time was over", work.timeout_error())
+    for check in work.checks:
+        why = check()
+        if why:
+            work.retryable = False
+            work.cancel(why)
     if work.cancelled:
         work.coordinator.withdraw(work.cancelled)
     writers = yield from _writers(work)

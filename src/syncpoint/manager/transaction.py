@@ -30,6 +30,7 @@ class Work:
         "branches",
         "callbacks",
         "cancelled",
+        "checks",
         "claimed",
         "coordinator",
         "core",
@@ -66,6 +67,8 @@ class Work:
         self.coordinator = Coordinator(key, core.journal.coordinator)
         self.branches: dict[str, Branch] = {}
         self.callbacks: list[Callback] = []
+        self.checks: list[Callable[[], str]] = []
+        """Asked before the commit: why it must not be, or nothing. For integrations that keep work of their own."""
         self.savepoints: list[str] = []
         """Open nested blocks, outermost first."""
         self.result: bytes | None = None
