@@ -14,6 +14,7 @@ import syncpoint
 from syncpoint.errors import ConnectionLost
 from syncpoint.manager.reports import OutcomeState
 from syncpoint.resources.base import Answer
+from syncpoint.resources.memory import RowLocked
 from syncpoint.testing.servers.base import wait_until
 from tests.conformance.conftest import Bench, raises
 from tests.crash.harness import Stage
@@ -324,7 +325,7 @@ def test_o32_a_row_held_by_an_orphan_comes_free(bench: Bench) -> None:
     manager = bench.manager(background=True)
     with bench.ghost() as ghost:
         ghost.prepare(ghost.key())
-        with raises(Exception), manager.transaction(timeout=0.1) as tx:  # its process still lives
+        with raises(RowLocked), manager.transaction(timeout=0.1) as tx:  # its process still lives
             bench.put(tx, value=2)
     with manager.transaction(timeout=5.0) as tx:
         bench.put(tx, value=2)

@@ -13,7 +13,10 @@ import traceback
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
+import psycopg
+import pymysql
 import pytest
 
 import syncpoint
@@ -192,14 +195,18 @@ def test_a_fork_leaves_the_parents_connections_alone(postgres_url: str, mariadb_
 def test_what_a_dead_child_left_the_parent_finishes(postgres_url: str, mariadb_url: str, tmp_path: Path) -> None:
     """The child dies right after its decision; the parent's background notices and commits both branches."""
     resources = {"bank": postgres_url, "ledger": mariadb_url}
-    with syncpoint.TransactionManager(tmp_path / "journal", resources) as manager:
-        with manager.transaction() as tx:
-            tx.connect("bank").execute("CREATE TABLE t (n int)")
-        with manager.transaction() as tx:
-            tx.connect("bank").execute("SELECT 1")
-        import psycopg
-        import pymysql  # noqa: F401
-
+    make, fill, count = "CREATE TABLE t (n int)", "INSERT INTO t VALUES (1)", "SELECT count(*) FROM t"
+    ledger = pymysql.connect(**_account(mariadb_url), autocommit=True)
+    with (
+        ledger,
+        psycopg.connect(postgres_url, autocommit=True) as bank,
+        syncpoint.TransactionManager(tmp_path / "journal", resources) as manager,
+    ):
+        bank.execute(make)
+        ledger.cursor().execute(make)
+        with manager.transaction() as tx:  # connections that the child inherits and must not touch
+            for name in resources:
+                tx.connect(name).cursor().execute(count)
         child = os.fork()
         if child == 0:
             try:
@@ -208,22 +215,33 @@ def test_what_a_dead_child_left_the_parent_finishes(postgres_url: str, mariadb_u
                 trap.watch(manager._runner)
                 trap.before("COMMIT bank, COMMIT ledger", lambda: os.kill(os.getpid(), signal.SIGKILL))
                 with manager.transaction(id="x") as tx:
-                    tx.connect("bank").execute("INSERT INTO t VALUES (1)")
-                    tx.connect("ledger").cursor().execute("CREATE TEMPORARY TABLE u (n int)")
-                    tx.connect("ledger").cursor().execute("SELECT 1")
+                    for name in resources:
+                        tx.connect(name).cursor().execute(fill)
             finally:
                 os._exit(3)
-        os.waitpid(child, 0)
-        with psycopg.connect(postgres_url, autocommit=True) as bank:
-            wait_until(
-                lambda: bank.execute("SELECT count(*) FROM pg_prepared_xacts WHERE database = current_database()")
-                .fetchall() == [(0,)],
-                "nothing is in doubt",
-                20.0,
-            )  # fmt: skip
-            (count,) = bank.execute("SELECT count(*) FROM t").fetchone() or (None,)
-        state = manager.outcome("x").state
-        assert count == (1 if state is OutcomeState.COMMITTED else 0)
+        _, status = os.waitpid(child, 0)
+        assert os.waitstatus_to_exitcode(status) == -signal.SIGKILL
+
+        def counted() -> tuple[int, int]:
+            (in_bank,) = bank.execute(count).fetchone() or (0,)
+            with ledger.cursor() as cursor:
+                cursor.execute(count)
+                (in_ledger,) = cursor.fetchone() or (0,)
+            return in_bank, in_ledger
+
+        wait_until(lambda: counted() == (1, 1), "both branches are committed", 20.0)
+        assert manager.outcome("x").state is OutcomeState.COMMITTED
+
+
+def _account(url: str) -> dict[str, Any]:
+    parts = urlsplit(url)
+    return {
+        "host": parts.hostname,
+        "port": parts.port,
+        "user": parts.username,
+        "password": parts.password,
+        "database": parts.path[1:],
+    }
 
 
 # --- two processes, one id -----------------------------------------------------------------------------------------
@@ -252,8 +270,6 @@ def _worker(tmp_path: Path, url: str, mode: str) -> subprocess.Popen[str]:
 
 
 def test_one_id_in_several_processes(postgres_url: str, tmp_path: Path) -> None:
-    import psycopg
-
     with psycopg.connect(postgres_url, autocommit=True) as bank:
         bank.execute("CREATE TABLE t (n int)")
         first = _worker(tmp_path, postgres_url, "hold")
