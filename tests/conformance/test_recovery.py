@@ -91,7 +91,7 @@ def test_o35_a_scan_that_fails_decides_nothing(bench: Bench) -> None:
     bench.departed("c", decided=False)
     manager = bench.manager("abc")
     for name in "abc":
-        bench.servers[name].answers["scan"].append(ConnectionLost("half-way"))
+        bench.servers[name].answers["scan"] += [ConnectionLost("half-way")] * 2  # the idle connection, and a fresh one
     report = manager.recover()
     assert (report.committed, report.aborted) == (0, 0)
     assert set(report.unreachable) == {"a", "b", "c"}

@@ -160,6 +160,13 @@ class Journal(ABC):
         """Keys of all transactions the journal keeps anything about."""
 
     @abstractmethod
+    def refuse_for_good(self, why: str) -> None:
+        """A database has proved that this journal is an older copy (O53): durably, nobody opens it any more.
+
+        Without that, every refused start would draw one more incarnation, until the counter had caught up.
+        """
+
+    @abstractmethod
     def highest_incarnation(self) -> Incarnation:
         """The counter: a database that has seen a later one proves that this journal is an older copy (O53)."""
 

@@ -415,6 +415,12 @@ class FolderJournal(Journal):
             members = self._neighbours.living.values()
             return sorted(self._index.keys().union(*(member.index.keys() for member in members)))
 
+    def refuse_for_good(self, why: str) -> None:
+        """See `Journal.refuse_for_good`. Raises JournalFailed."""
+        self._check_usable()
+        with self._reading():
+            self._disk.replace(self._paths.refused, why.encode())
+
     def highest_incarnation(self) -> Incarnation:
         """See `Journal.highest_incarnation`. Raises JournalDamaged, JournalFailed."""
         self._check_usable()

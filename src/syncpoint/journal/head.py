@@ -24,7 +24,7 @@ from syncpoint.journal.format import SegmentName
 from syncpoint.ports import Disk
 
 HEAD_FORMAT = 1
-OWN_NAMES = ("journal", "counter", "lock", "claims", "members", "segments")
+OWN_NAMES = ("journal", "counter", "lock", "claims", "members", "segments", "refused")
 _COUNTER = struct.Struct("<QI")
 
 
@@ -41,6 +41,11 @@ class Paths:
     @property
     def counter(self) -> str:
         return f"{self.root}/counter"
+
+    @property
+    def refused(self) -> str:
+        """There only once a database has proved that this folder is an older copy (O53): why."""
+        return f"{self.root}/refused"
 
     @property
     def lock(self) -> str:

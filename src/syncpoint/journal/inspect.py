@@ -258,6 +258,8 @@ def adopt_copy(path: str, disk: Disk) -> AdoptReport:
         before = read_counter(disk, paths)
         write_counter(disk, paths, before + ADOPTED_RAISE)
         write_head(disk, paths, head.guid, head.created_ms)
+        disk.remove(paths.refused)
+        disk.force_folder(paths.root)
     return AdoptReport(path, head.guid, before, before + ADOPTED_RAISE)
 
 

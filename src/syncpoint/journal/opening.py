@@ -72,6 +72,7 @@ def read_or_make(disk: Disk, clock: Clock, random: Random, paths: Paths) -> Head
     head = read_head(disk, paths)
     if head is not None:
         check_identity(disk, paths, head)
+        _check_not_refused(disk, paths)
         return head
     if disk.exists(paths.segments) and disk.list(paths.segments):
         raise JournalDamaged(paths.head, 0, "the head is missing, although there are segments")
@@ -80,6 +81,16 @@ def read_or_make(disk: Disk, clock: Clock, random: Random, paths: Paths) -> Head
     disk.make_folder(paths.segments)
     write_counter(disk, paths, 0)
     return write_head(disk, paths, Guid(random.bytes(16)), clock.wall_ms())
+
+
+def _check_not_refused(disk: Disk, paths: Paths) -> None:
+    """A folder once proved an older copy stays refused, however far its own counter has come since (O53)."""
+    if disk.exists(paths.refused):
+        raise JournalRefused(
+            f"The journal at {paths.root} was refused before and stays so: {disk.read(paths.refused).decode()}",
+            advice=f"Restore the newest copy whole, so that the file {paths.refused} goes. If that copy is lost "
+            f"for good: syncpoint journal adopt-copy {paths.root}",
+        )
 
 
 def verify_and_draw(disk: Disk, paths: Paths, neighbours: Neighbours) -> tuple[Incarnation, FileLock]:

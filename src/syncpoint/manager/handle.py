@@ -99,8 +99,9 @@ class ResourceHandle:
             contact = Contact(self.journal.coordinator, self.journal.incarnation, highest)
             try:
                 return (yield from self.resource.contact(session, contact))
-            except JournalRefused:
+            except JournalRefused as error:
                 if self.journal.highest_incarnation() == highest:
+                    self.journal.refuse_for_good(error.message)
                     raise
 
     def _refuse_lies(self, session: Session) -> Script[None]:
