@@ -13,6 +13,8 @@ from syncpoint.ids import BranchNumber, Identifier
 from syncpoint.protocol.words import Decision
 from syncpoint.resources.base import Choice, Vote
 from syncpoint.resources.memory import RowLocked
+from syncpoint.runners.points import StepPoint
+from syncpoint.steps import Batch, Step
 from tests.conformance.conftest import Bench, opened, raises
 from tests.crash.harness import Stage
 from tests.crash.scenes_recovery import PHASE_TWO
@@ -59,6 +61,25 @@ def test_a2_a3_a_unique_identifier_gets_a_yes(bench: Bench) -> None:
     bench.a.restart()
     assert bench.a.in_doubt() == [identifier]
     bench.manager().recover()
+
+
+def test_a3_the_yes_is_durable_before_it_is_given(bench: Bench) -> None:
+    """Both servers lose power after their votes and before the decision: what they voted for is there."""
+    manager = bench.manager()
+    cut = []
+
+    def observe(point: StepPoint, step: Step) -> None:
+        if isinstance(step, Batch) and bench.a.in_doubt() and not cut:
+            cut.append(point)
+            bench.a.restart()
+            bench.b.restart()
+
+    manager._runner.observer = observe
+    with manager.transaction() as tx:
+        bench.put(tx)
+    assert cut
+    assert bench.rows() == "ab"
+    bench.assert_quiet()
 
 
 def test_a4_an_identifier_in_doubt_already_gets_a_no(bench: Bench) -> None:
