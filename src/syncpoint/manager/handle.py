@@ -5,12 +5,14 @@ Not for: a transaction's branch (branch.py) or what recovery decides (recovery.p
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import TypeVar
+
 from syncpoint.errors import (
     ConnectionLost,
     JournalRefused,
     ResourceUnavailable,
     SetupRefused,
-    SyncpointError,
     WrongResource,
 )
 from syncpoint.ids import Guid, Identifier
@@ -22,6 +24,7 @@ from syncpoint.records import ResourceKnown
 from syncpoint.resources.base import Answer, Contact, Evidence, Resource, Session, Severity
 from syncpoint.steps import Script
 
+T = TypeVar("T")
 BACKOFF_S_MIN = 0.1
 BACKOFF_S_MAX = 5.0
 SERVICE_SESSIONS_MAX = 2
@@ -146,23 +149,42 @@ class ResourceHandle:
         sake: what could not be done now is RETRY. Without `ask_evidence` a branch not found is simply ABORTED."""
         try:
             yield from self.ensure_ready(deadline)
-            session = yield from self.service.acquire(deadline)
-        except SyncpointError as error:
-            self.trouble = str(error)
-            return Answer.RETRY
-        try:
-            answer = yield from self.resource.finish(session, identifier, commit=commit, state=state)
-            if answer is Answer.NOT_FOUND:
-                if not ask_evidence:
-                    return Answer.ABORTED
-                answer = yield from self._missing(session, identifier, commit=commit, state=state)
-            return answer
+            return (
+                yield from self.ask(
+                    deadline, lambda session: self._finish(session, identifier, commit, state, ask_evidence)
+                )
+            )
         except Exception as error:
-            session.broken = True
             self.trouble = f"{type(error).__name__}: {error}"
             return Answer.RETRY
-        finally:
-            yield from self.service.release(session)
+
+    def _finish(
+        self, session: Session, identifier: Identifier, commit: bool, state: bytes, ask_evidence: bool
+    ) -> Script[Answer]:
+        answer = yield from self.resource.finish(session, identifier, commit=commit, state=state)
+        if answer is Answer.NOT_FOUND:
+            if not ask_evidence:
+                return Answer.ABORTED
+            answer = yield from self._missing(session, identifier, commit=commit, state=state)
+        return answer
+
+    def ask(self, deadline: float, question: Callable[[Session], Script[T]]) -> Script[T]:
+        """Put a question that may be put twice on a session of recovery's own. An idle connection may have died with
+        its server: then the next is asked, and last a fresh one. Raises what the question raises."""
+        while True:
+            asked_at = self.clock.monotonic()
+            session = yield from self.service.acquire(deadline)
+            try:
+                return (yield from question(session))
+            except ConnectionLost:
+                session.broken = True
+                if session.opened_at >= asked_at:
+                    raise
+            except BaseException:
+                session.broken = True
+                raise
+            finally:
+                yield from self.service.release(session)
 
     def _missing(self, session: Session, identifier: Identifier, *, commit: bool, state: bytes) -> Script[Answer]:
         evidence = yield from self.resource.evidence(session, identifier)
@@ -177,18 +199,10 @@ class ResourceHandle:
     def settle(self, identifier: Identifier, deadline: float) -> Script[Answer]:
         """Find out about a one-phase commit whose reply was lost (O20): COMMITTED, ABORTED, HAZARD, or RETRY."""
         try:
-            session = yield from self.service.acquire(deadline)
-        except SyncpointError as error:
-            self.trouble = str(error)
-            return Answer.RETRY
-        try:
-            evidence = yield from self.resource.settle(session, identifier)
+            evidence = yield from self.ask(deadline, lambda session: self.resource.settle(session, identifier))
         except Exception as error:
-            session.broken = True
             self.trouble = f"{type(error).__name__}: {error}"
             return Answer.RETRY
-        finally:
-            yield from self.service.release(session)
         return {
             Evidence.COMMITTED: Answer.COMMITTED,
             Evidence.ABSENT: Answer.ABORTED,

@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
-from syncpoint.errors import ConnectionLost, JournalError, SyncpointError
+from syncpoint.errors import JournalError, SyncpointError
 from syncpoint.ids import Attempt, Guid, Identifier, Incarnation, Key
 from syncpoint.journal.base import View
 from syncpoint.manager.handle import ResourceHandle
@@ -107,22 +107,8 @@ def _pass(core: Core, handle: ResourceHandle, result: PassResult, deadline: floa
 
 
 def scan(handle: ResourceHandle, deadline: float) -> Script[list[Found]]:
-    """All prepared branches, or an error: never a part of them (O35). An idle connection may have died with its
-    server: then the next is asked, and last a fresh one."""
-    while True:
-        asked_at = handle.clock.monotonic()
-        session = yield from handle.service.acquire(deadline)
-        try:
-            return (yield from handle.resource.scan(session))
-        except ConnectionLost:
-            session.broken = True
-            if session.opened_at >= asked_at:
-                raise
-        except BaseException:
-            session.broken = True
-            raise
-        finally:
-            yield from handle.service.release(session)
+    """All prepared branches, or an error: never a part of them (O35)."""
+    return (yield from handle.ask(deadline, handle.resource.scan))
 
 
 def look_around(core: Core) -> Script[tuple[Attempt, View, Facts]]:
