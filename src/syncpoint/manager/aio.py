@@ -184,7 +184,15 @@ class AsyncTransactionManager:
         """Open the journal, contact the resources, recover what an earlier process left."""
         if not self._is_open:
             self._pid = os.getpid()
-            await self._runner.run_shielded(self._core.start())
+            try:
+                await self._runner.run_shielded(self._core.start())
+            except BaseException:
+                # Cancelled, it has started all the same: shielded. Nobody would close what nobody calls open.
+                try:
+                    await self._runner.run_shielded(self._core.close(CLOSE_S_MAX))
+                finally:
+                    self._core = self._plan.build(self._runner, "async")
+                raise
             self._is_open = True
         return self
 
