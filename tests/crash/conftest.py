@@ -12,7 +12,10 @@ import pytest
 from syncpoint.testing.servers.mariadb import MariadbServer
 from syncpoint.testing.servers.postgres import PostgresServer
 from tests.crash.harness import Stage, Zygote
+from tests.crash.summary import pytest_terminal_summary
 from tests.crash.world import World
+
+__all__ = ["announce", "pytest_terminal_summary", "shared_folder", "stage"]
 
 
 @pytest.fixture(scope="session")

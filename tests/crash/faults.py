@@ -28,6 +28,7 @@ from typing import Any, Self
 
 import apsw
 import psycopg
+import pymysql
 import pytest
 
 from syncpoint.errors import OutcomePending
@@ -104,6 +105,8 @@ class Striker(Trap):
         self.stops: dict[Stop, None] = {}
         """In order of their first time."""
         self.has_struck = False
+        self.over = False
+        """What follows is no part of the play."""
         self._at = target
         self._strike = strike
         self._lift = lift
@@ -124,6 +127,8 @@ class Striker(Trap):
 
     def visit(self, stop: Stop, step: Step | None = None) -> None:
         """One step is about to be done. Called for statements of the user's too, which are no `Step`."""
+        if self.over:
+            return
         self.stops[stop] = None
         if stop == self._at or (self._again and self.has_struck):
             self.has_struck = True
@@ -260,9 +265,15 @@ class Theatre:
         )
         return dataclasses.replace(world, bank_url=bank, ledger_url=ledger)
 
-    def play(self, scene: Scene, striker: Striker, prepare: Callable[[World, str], Mapping[str, str]]) -> Played:
+    def play(
+        self,
+        scene: Scene,
+        striker: Striker,
+        prepare: Callable[[World, str], Mapping[str, str]],
+        let_go: Callable[[], object],
+    ) -> Played:
         """Play a scene in this process, settle, and judge. `prepare` leaves behind what the scene begins with, and
-        says how those transfers must come out."""
+        says how those transfers must come out; `let_go` ends what still lingers of it afterwards."""
         world = self.again()
         name = f"{scene.name}-{self.plays}"
         told = dict(prepare(world, name))
@@ -275,6 +286,7 @@ class Theatre:
         finally:
             with contextlib.suppress(Exception):
                 run.close()
+        let_go()
         self.calm_down()
         told.update(run.told)
         played = Played(list(striker.stops), striker.has_struck, error=error)
@@ -397,8 +409,9 @@ class Auditor:
             cursor.execute("XA RECOVER FORMAT='SQL'")
             left = [row[3] for row in cursor.fetchall() if row[0] == XA_FORMAT_ID]
         assert left == [], f"{transfer}: left in doubt in MariaDB: {left}"
-        with self.bank.transaction(force_rollback=True):
-            self.bank.execute("SELECT 1 FROM account FOR UPDATE NOWAIT")
+        bank = self.bank
+        with bank.transaction(force_rollback=True):
+            bank.execute("SELECT 1 FROM account FOR UPDATE NOWAIT")
         with self.ledger.cursor() as cursor:
             cursor.execute("BEGIN")
             cursor.execute("SELECT 1 FROM account FOR UPDATE NOWAIT")
@@ -415,21 +428,26 @@ class Auditor:
 
     @property
     def bank(self) -> psycopg.Connection[tuple[Any, ...]]:
-        if self._bank is not None and self._is_new:
-            try:
-                self._bank.execute("SELECT 1")
-            except psycopg.Error:  # a scene has ended all connections
-                self._bank = None
+        self._reconnect_if_dead()
         if self._bank is None:
             self._bank = self._world.bank()
-        self._is_new = False
         return self._bank
 
     @property
     def ledger(self) -> Any:
+        self._reconnect_if_dead()
         if self._ledger is None:
             self._ledger = self._world.ledger()
         return self._ledger
+
+    def _reconnect_if_dead(self) -> None:
+        if self._is_new:
+            self._is_new = False
+            try:
+                self.bank.execute("SELECT 1")
+                self.ledger.query("DO 1")
+            except (psycopg.Error, pymysql.MySQLError):  # a scene has ended all connections, or a server was restarted
+                self.close()
 
 
 @contextlib.contextmanager

@@ -6,16 +6,22 @@ transaction is then whole everywhere, and `manager.outcome(id)` tells which way.
 
 from __future__ import annotations
 
+import asyncio
 from asyncio import CancelledError
 from collections.abc import Callable, Iterator
 
 import pytest
 
+from syncpoint.manager.aio import AsyncTransactionManager
 from syncpoint.steps import Step
 from tests.crash.async_plays import SCENES, AsyncScene, Player
 from tests.crash.budget import some
-from tests.crash.faults import Stop, Striker, Tally, Theatre, quiet
+from tests.crash.faults import Stop, Striker, Tally, Theatre, plain_resources, quiet, settle
+from tests.crash.harness import Zygote
+from tests.crash.scenes import Left
+from tests.crash.scenes_recovery import DECIDED, HALF, PREPARED
 
+LEFT = (PREPARED, DECIDED, HALF)
 WAYS = ("cancel", "cancel again", "timeout")
 
 
@@ -23,6 +29,12 @@ WAYS = ("cancel", "cancel again", "timeout")
 def theatre() -> Iterator[Theatre]:
     with Theatre.opened() as theatre:
         yield theatre
+
+
+@pytest.fixture(scope="module")
+def zygote() -> Iterator[Zygote]:
+    with Zygote() as zygote:
+        yield zygote
 
 
 @pytest.mark.parametrize("way", WAYS)
@@ -39,6 +51,50 @@ def test_cancelling_at_any_step_tears_nothing(
                 cancel(player, scene, stop, way)
                 tally.points.add(stop.place)
     tally.finish()
+
+
+@pytest.mark.parametrize("left", LEFT, ids=lambda left: f"{left.outcome}-{left.target.what[:16]}")
+def test_cancelling_recovery_at_any_step_tears_nothing(
+    left: Left, theatre: Theatre, zygote: Zygote, record_property: Callable[[str, object], None]
+) -> None:
+    tally = Tally("cancelled", theatre, record_property)
+    with quiet():
+        stops = recover(theatre, zygote, left, None)
+        for stop in stops:
+            with tally.attempt(f"cancel at {stop}"):
+                recover(theatre, zygote, left, stop)
+    tally.finish()
+
+
+def recover(theatre: Theatre, zygote: Zygote, left: Left, stop: Stop | None) -> list[Stop]:
+    """Open and recover what another process left, cancelled at a step; then settle and judge."""
+    world = theatre.again()
+    name = f"{left.scene}-{theatre.plays}"
+    assert zygote.run(world, left.scene, name, left.target).killed
+    tasks: list[asyncio.Task[None]] = []
+    striker = Striker(stop, lambda stop, step: [task.cancel() for task in tasks] and None)
+
+    async def open_and_recover() -> None:
+        manager = AsyncTransactionManager(world.journal, plain_resources(world), background=False)
+        striker.watch(manager._runner)
+        try:
+            await manager.open()
+            await manager.recover(wait_seconds=5.0)
+        finally:
+            striker.over = True
+            await manager.close()
+
+    async def run() -> None:
+        tasks.append(asyncio.create_task(open_and_recover()))
+        await asyncio.wait(tasks)
+        # Which passes a recovery makes depends on what is in the way: a step may not come again.
+        assert tasks[0].cancelled() == striker.has_struck, tasks[0]
+
+    asyncio.run(run())
+    settle(world, name)
+    theatre.auditor.played()
+    theatre.auditor.audit(world, name, left.outcome)
+    return list(striker.stops)
 
 
 def cancel(player: Player, scene: AsyncScene, stop: Stop, way: str) -> None:

@@ -33,6 +33,8 @@ WAYS = ("lose_reply", "lose_request", "hold_request")
 SETUP = frozenset(("open", "close", "inspect", "contact", "_introduce", "evidence_attempts", "drop_evidence"))
 """Statements that are the same in every scene: they are lost in these scenes only."""
 SETUP_SCENES = frozenset(("evidence_is_cleaned", "first_contact", "recover_decided"))
+SLOW_SCENES = frozenset(("waits_in_vain", "operator_looks", "idle_connections_die"))
+"""They wait for seconds: of each statement only the first reply is lost."""
 TIMES_MAX = 2
 """A statement that a scene repeats is lost the first and the second time."""
 
@@ -129,6 +131,8 @@ def _write(path: Path, value: object) -> None:
 def ways_of(scene: Scene, stop: Stop) -> tuple[str, ...]:
     if (stop.function in SETUP and scene.name not in SETUP_SCENES) or stop.nth > TIMES_MAX:
         return ()
+    if scene.name in SLOW_SCENES:
+        return WAYS[:1] if stop.nth == 1 else ()
     if stop.resource == AUDIT:
         return ("lose_reply",)
     if stop.kind != "Call" or not stop.resource:
@@ -153,7 +157,8 @@ def lossy(theatre: Theatre, at: Stop, way: str) -> Striker:
 
 
 def play(theatre: Theatre, zygote: Zygote, scene: Scene, striker: Striker) -> Played:
-    return theatre.play(scene, striker, partial(leave_behind, zygote, scene))
+    let_go = zygote.let_go if scene.left else lambda: None
+    return theatre.play(scene, striker, partial(leave_behind, zygote, scene), let_go)
 
 
 def leave_behind(zygote: Zygote, scene: Scene, world: World, name: str) -> Mapping[str, str]:
@@ -164,6 +169,4 @@ def leave_behind(zygote: Zygote, scene: Scene, world: World, name: str) -> Mappi
         told[name + left.transfer] = left.outcome
     if scene.fresh:
         _drop_schemas(world)
-    if scene.left:
-        zygote.let_go()
     return told
