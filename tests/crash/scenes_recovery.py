@@ -65,7 +65,7 @@ def scans_fail(run: Run) -> None:
     manager = run.manager()
     run.transfer(manager, id=run.name)
     for what in ("list prepared branches", "XA RECOVER", "scan"):
-        run.trap.before(what, _lose)
+        run.trap.before(what, _lose, _lose)  # on the idle connection, and on the fresh one that is asked then
     report = manager.recover()
     assert len(report.unreachable) == len(ALL), report
     manager.recover(wait_seconds=10.0)
@@ -99,7 +99,7 @@ def next_writer_waits(run: Run) -> None:
     first = run.manager()
     second = run.manager()
     run.trap.before("COMMIT", _lose)
-    run.trap.before("finish", _lose)
+    run.trap.before("finish", _lose, _lose)  # on the idle connection, and on a fresh one
     run.transfer(first)
 
     def finish_it() -> None:
