@@ -17,14 +17,12 @@ import apsw
 import pytest
 
 from syncpoint.steps import Done, Failed, Step
-from syncpoint.testing.servers.base import wait_until
 from tests.crash import async_plays
 from tests.crash.budget import is_one_of_some, some
 from tests.crash.faults import Played, Stop, Striker, Tally, Theatre, quiet
 from tests.crash.harness import Zygote, _drop_schemas
-from tests.crash.points import PACKAGE, Kind, Point, enumerate_points
 from tests.crash.scenes import Scene, load
-from tests.crash.world import AUDIT, World
+from tests.crash.world import ALL, AUDIT, World
 
 FOUND = "crash-lost-replies-"
 ASYNC_WAYS = ("lose_reply", "hold_request")
@@ -68,17 +66,18 @@ def test_losing_any_reply_tears_nothing(
 ) -> None:
     scene = load()[name]
     tally = Tally("statements lost", theatre, record_property)
-    with quiet():
-        recorded = play(theatre, zygote, scene, Striker())
-        assert not recorded.error, recorded.error
-        for number, stop in enumerate(recorded.stops):
-            for way in ways_of(scene, stop):
-                if way != "lose_reply" and not is_one_of_some(number):
-                    continue
-                with tally.attempt(f"{way} at {stop}"):
-                    if play(theatre, zygote, scene, lossy(theatre, stop, way)).struck:
-                        tally.points.add(stop.place)
-    _write(shared_folder / f"{FOUND}{name}.json", sorted(tally.points))
+    try:
+        with quiet():
+            recorded = play(theatre, zygote, scene, Striker())
+            assert not recorded.error, recorded.error
+            for number, stop in enumerate(recorded.stops):
+                for way in ways_of(scene, stop):
+                    if way == "lose_reply" or is_one_of_some(number):
+                        with tally.attempt(f"{way} at {stop}"):
+                            if play(theatre, zygote, scene, lossy(theatre, stop, way)).struck:
+                                tally.points.add(stop.place)
+    finally:
+        _write(shared_folder / f"{FOUND}{name}.json", sorted(tally.points))
     tally.finish()
 
 
@@ -96,31 +95,6 @@ def test_losing_any_reply_tears_nothing_on_the_event_loop(
     tally.finish()
 
 
-def test_every_statement_lost_its_reply(request: pytest.FixtureRequest, shared_folder: Path) -> None:
-    """Of every statement in the source of the two adapters. The tests above may run in other processes: waited for."""
-    chosen = {item.name for item in request.session.items}
-    if not chosen.issuperset(f"test_losing_any_reply_tears_nothing[{name}]" for name in SCENES):
-        pytest.skip("says something only when all scenes are played")
-    files = [shared_folder / f"{FOUND}{name}.json" for name in SCENES]
-    wait_until(lambda: all(file.exists() for file in files), "the other test processes have lost their replies", 900)
-    lost = {(path, line) for file in files for path, line in json.loads(file.read_text())}
-    statements = statement_points()
-    unhit = [point for point in statements if (point.file, point.line) not in lost]
-    print(f"\n{len(statements) - len(unhit)} of {len(statements)} statement points have lost their reply")
-    assert not unhit, "no scene lost the reply of: " + ", ".join(map(str, unhit))
-
-
-def statement_points() -> list[Point]:
-    """Every yield that sends something to a server: all but the local ones."""
-    return sorted(
-        point
-        for point in enumerate_points()
-        if point.kind is Kind.YIELD
-        and point.file.startswith(("resources/postgres", "resources/mariadb"))
-        and "yield Local(" not in (PACKAGE / point.file).read_text().splitlines()[point.line - 1]
-    )
-
-
 def _write(path: Path, value: object) -> None:
     """All at once: another process may be waiting for it."""
     partial_path = path.with_suffix(".partial")
@@ -129,15 +103,14 @@ def _write(path: Path, value: object) -> None:
 
 
 def ways_of(scene: Scene, stop: Stop) -> tuple[str, ...]:
+    """The ways to lose it there: none for what is no statement."""
+    if stop.resource not in ALL or (stop.resource != AUDIT and stop.kind != "Call"):
+        return ()
     if (stop.function in SETUP and scene.name not in SETUP_SCENES) or stop.nth > TIMES_MAX:
         return ()
     if scene.name in SLOW_SCENES:
         return WAYS[:1] if stop.nth == 1 else ()
-    if stop.resource == AUDIT:
-        return ("lose_reply",)
-    if stop.kind != "Call" or not stop.resource:
-        return ()
-    return WAYS
+    return WAYS[:1] if stop.resource == AUDIT else WAYS
 
 
 def lossy(theatre: Theatre, at: Stop, way: str) -> Striker:

@@ -1,0 +1,49 @@
+"""Every statement in the source of the PostgreSQL and MariaDB adapters has lost its reply in some scene (O43).
+
+What was lost is known from the tests of test_lost_replies.py, which must run in the same test run; so this file comes
+last in its folder. Not for: losing anything.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from syncpoint.testing.servers.base import wait_until
+from tests.crash.points import PACKAGE, Kind, Point, enumerate_points
+from tests.crash.test_lost_replies import FOUND, SCENES
+
+TEST = "test_losing_any_reply_tears_nothing"
+WAIT_S_MAX = 900.0
+
+
+def test_every_statement_lost_its_reply(
+    request: pytest.FixtureRequest, shared_folder: Path, announce: Callable[[str], None]
+) -> None:
+    """The tests that lose them may run in other processes: they are waited for."""
+    chosen = {item.name for item in request.session.items}
+    if not chosen.issuperset(f"{TEST}[{name}]" for name in SCENES):
+        pytest.skip("says something only when all scenes are played")
+    files = [shared_folder / f"{FOUND}{name}.json" for name in SCENES]
+    wait_until(
+        lambda: all(file.exists() for file in files), "the other test processes have lost their replies", WAIT_S_MAX
+    )
+    lost = {(path, line) for file in files for path, line in json.loads(file.read_text())}
+    statements = statement_points()
+    unhit = [point for point in statements if (point.file, point.line) not in lost]
+    announce(f"{len(statements) - len(unhit)} of {len(statements)} statements in the source have lost their reply")
+    assert not unhit, "no scene lost the reply of: " + ", ".join(map(str, unhit))
+
+
+def statement_points() -> list[Point]:
+    """Every yield that sends something to a server: all but the local ones."""
+    return sorted(
+        point
+        for point in enumerate_points()
+        if point.kind is Kind.YIELD
+        and point.file.startswith(("resources/postgres", "resources/mariadb"))
+        and "yield Local(" not in (PACKAGE / point.file).read_text().splitlines()[point.line - 1]
+    )
