@@ -16,13 +16,15 @@ from typing import Any
 import apsw
 import pytest
 
-from syncpoint.steps import Done, Failed, Step
+from syncpoint.manager.branch import Branch
+from syncpoint.protocol.words import Answer
+from syncpoint.steps import Done, Failed, Script, Step
 from tests.crash import async_plays
 from tests.crash.budget import is_one_of_some, some
 from tests.crash.faults import Played, Stop, Striker, Tally, Theatre, quiet
 from tests.crash.harness import Zygote, _drop_schemas
 from tests.crash.scenes import Scene, load
-from tests.crash.world import ALL, AUDIT, World
+from tests.crash.world import ALL, AUDIT, BANK, World
 
 FOUND = "crash-lost-replies-"
 ASYNC_WAYS = ("lose_reply", "hold_request")
@@ -93,6 +95,32 @@ def test_losing_any_reply_tears_nothing_on_the_event_loop(
                 with tally.attempt(f"{way} at {stop}"):
                     player.play(scene, lossy(theatre, stop, way), through_proxies=True)
     tally.finish()
+
+
+def test_a_planted_bug_is_found(theatre: Theatre, zygote: Zygote, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A manager that takes a lost COMMIT PREPARED for done leaves a transfer torn, and this suite sees it."""
+
+    def believe(self: Branch, *, commit: bool) -> Script[Answer]:
+        try:
+            return (yield from honest(self, commit=commit))
+        except Exception:
+            return Answer.COMMITTED
+
+    def honest(self: Branch, *, commit: bool) -> Script[Answer]:
+        assert self.session is not None
+        resource = self.handle.resource
+        return (yield from resource.commit(self.session) if commit else resource.abort(self.session))
+
+    scene = load()["transfer_with_id"]
+    with quiet():
+        stops = play(theatre, zygote, scene, Striker()).stops
+        told = next(stop for stop in stops if stop.resource == BANK and stop.function == "_finish")
+        with monkeypatch.context() as planted:
+            planted.setattr(Branch, "_on_own_session", believe)
+            with pytest.raises(AssertionError, match="torn"):
+                play(theatre, zygote, scene, lossy(theatre, told, "lose_request"))
+        theatre.mop_up()
+        assert play(theatre, zygote, scene, lossy(theatre, told, "lose_request")).struck
 
 
 def _write(path: Path, value: object) -> None:
