@@ -37,7 +37,7 @@ def test_o16_when_it_reappears(bench: Bench) -> None:
     """The server goes down right after it has prepared."""
     manager = bench.manager()
     bench.b.answers["prepare"].append(LostReply())
-    bench.b.answers["finish"].append(ConnectionLost("down"))
+    bench.b.answers["finish"] += [ConnectionLost("down")] * 2  # an idle connection, and a fresh one
     with raises(syncpoint.TransactionAborted), manager.transaction() as tx:
         bench.put(tx)
     assert bench.in_doubt() == "b"
@@ -164,7 +164,7 @@ def test_o20_settled_later_when_the_server_is_gone(bench: Bench) -> None:
         ("lost", ConnectionLost("it never arrived"), OutcomeState.ABORTED_OR_UNKNOWN),
     ):
         bench.a.answers["commit_one_phase"].append(planned)
-        bench.a.answers["settle"].append(ConnectionLost("down"))
+        bench.a.answers["settle"] += [ConnectionLost("down")] * 2  # an idle connection, and a fresh one
         with raises(syncpoint.OutcomePending), manager.transaction() as tx:
             bench.put(tx, "a", row)
         assert manager.outcome(tx.transaction).state is OutcomeState.PENDING

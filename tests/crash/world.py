@@ -42,6 +42,8 @@ class World:
     journal: str
     postgres: PostgresServer | None = field(default=None, compare=False, repr=False)
     mariadb: MariadbServer | None = field(default=None, compare=False, repr=False)
+    strangers: list[str] = field(default_factory=list, compare=False, repr=False)
+    """Branches that other tests had left in the same servers before this world was made."""
 
     @classmethod
     def make(cls, postgres: PostgresServer, mariadb: MariadbServer, folder: Path) -> World:
@@ -56,6 +58,7 @@ class World:
             mariadb=mariadb,
         )
         world._make_tables()
+        world.strangers.extend(world.in_doubt())
         return world
 
     def again(self, folder: Path) -> World:
@@ -132,7 +135,7 @@ class World:
         with closing(self.mariadb.connect()) as ledger, ledger.cursor() as cursor:
             cursor.execute("XA RECOVER FORMAT='SQL'")
             found += [row[3] for row in cursor.fetchall() if row[0] == XA_FORMAT_ID]
-        return found
+        return [one for one in found if one not in self.strangers]
 
     def sweep(self) -> None:
         """Roll back by hand whatever is prepared: after a test that failed, so that it fails alone."""
