@@ -71,6 +71,7 @@ class World:
             journal=str(folder / f"{name}-journal"),
             postgres=self.postgres,
             mariadb=self.mariadb,
+            strangers=self.strangers,
         )
         with closing(apsw.Connection(world.audit_path)) as audit:
             for statement in TABLES:
