@@ -144,7 +144,7 @@ class Journal(ABC):
         """A snapshot for recovery. With `inherit`, first take over the records of every process proven dead."""
 
     def watch(self) -> Script[frozenset[Incarnation]]:
-        """Look for processes that have died and take their records over; returns whose. Asked several times a second."""
+        """Look for processes that have died and take their records over; returns whose. Asked often."""
         view = yield from self.look()
         return view.inherited
 
