@@ -23,7 +23,8 @@ from syncpoint.ids import BranchNumber
 from syncpoint.journal.base import Verdict
 from syncpoint.manager.branch import Branch
 from syncpoint.manager.transaction import Work
-from syncpoint.protocol.coordinator import Decided, Effects, Result, Send, Standing, State, What
+from syncpoint.protocol.coordinator import Decided, Effects, Send, Standing, State, What
+from syncpoint.protocol.judgement import Result
 from syncpoint.protocol.words import HEURISTICS, Answer
 from syncpoint.records import Abort, End, Heuristic, Record, key_fields
 from syncpoint.resources.base import Choice, Vote
