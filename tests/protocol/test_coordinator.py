@@ -19,14 +19,11 @@ from syncpoint.protocol.coordinator import (
     Decided,
     Effects,
     Input,
-    Send,
-    Standing,
     State,
-    What,
 )
-from syncpoint.protocol.judgement import Result, judge
+from syncpoint.protocol.judgement import Result
 from syncpoint.protocol.words import Answer, Choice, Illegal
-from syncpoint.records import Abort, Commit, End
+from syncpoint.records import Commit, End
 
 KEY = Key(TransactionId(bytes(15) + b"\x01"), Attempt(Incarnation(1), 7))
 COORDINATOR = Guid(bytes(15) + b"\xc0")
@@ -115,19 +112,6 @@ def deciding() -> Recorded:
     coordinator = preparing()
     coordinator.voted(B1, Choice.YES)
     coordinator.voted(B2, Choice.YES)
-    return coordinator
-
-
-def with_decider(decided: Decided = PLAIN, branches: int = 2) -> Recorded:
-    """B1 is at the journal's own database; B2 is asked for its vote."""
-    coordinator = active(branches)
-    coordinator.commit([B1, B2], decided, decider=B1)
-    return coordinator
-
-
-def deciding_in_a_branch() -> Recorded:
-    coordinator = with_decider()
-    coordinator.voted(B2, Choice.YES, b"redo")
     return coordinator
 
 
@@ -231,21 +215,6 @@ LEGAL_CALLS: dict[State, set[str]] = {
     State.ABORTED: set(),
     State.UNSETTLED: {"settled", "not settled"},
 }
-
-
-DECIDER_CALLS = ("accepted", "refused", "force lost")
-
-
-@pytest.mark.parametrize("call", CALLS)
-def test_a_call_with_a_decider_under_way_is_legal_or_changes_nothing(call: str) -> None:
-    coordinator = deciding_in_a_branch()
-    before = snapshot(coordinator)
-    if call in DECIDER_CALLS:
-        CALLS[call](coordinator)
-    else:
-        with pytest.raises(Illegal):
-            CALLS[call](coordinator)
-        assert snapshot(coordinator) == before
 
 
 def snapshot(coordinator: Coordinator) -> str:
@@ -443,147 +412,3 @@ def test_a_no_vote_says_why(why: str, expected: str) -> None:
 
 def test_repr_tells_where_it_stands() -> None:
     assert repr(committing()) == f"<Coordinator {KEY} COMMITTING votes=2/2 ended=0>"
-
-
-# --- the decider ------------------------------------------------------------------------------------------------
-
-
-def sends(*pairs: tuple[What, BranchNumber]) -> tuple[Send, ...]:
-    return tuple(Send(what, number) for what, number in pairs)
-
-
-def test_the_decision_goes_through_the_decider_after_the_last_vote() -> None:
-    coordinator = active()
-    assert coordinator.commit([B1, B2], PLAIN, decider=B1).then == sends((What.PREPARE, B2))
-    effects = coordinator.voted(B2, Choice.YES, b"redo")
-    (record,) = effects.force
-    assert isinstance(record, Commit)
-    assert (effects.through, effects.then, record.decided_at) == (B1, (), "bank")
-    assert [entry.resource for entry in record.branches] == ["ledger"]  # C-I4
-    assert coordinator.result is Result.PENDING
-    assert coordinator.accepted().then == sends((What.COMMIT, B2))
-    assert coordinator.branches[B1].standing is Standing.ENDED
-    assert len(coordinator.answered(B2, Answer.COMMITTED).lazily) == 1
-    assert coordinator.result is Result.COMMITTED
-
-
-def test_a_record_without_a_decider_names_none() -> None:
-    coordinator = preparing()
-    coordinator.voted(B1, Choice.YES)
-    effects = coordinator.voted(B2, Choice.YES)
-    assert isinstance(effects.force[0], Commit)
-    assert (effects.through, effects.force[0].decided_at) == (None, "")
-
-
-def test_a_decider_alone_needs_no_vote() -> None:
-    coordinator = active(1)
-    effects = coordinator.commit([B1], WITH_ID, decider=B1)
-    assert (effects.through, effects.then) == (B1, ())
-    assert len(coordinator.accepted().lazily) == 1
-    assert coordinator.result is Result.COMMITTED
-
-
-def test_a_decider_alone_waits_for_the_branches_that_are_released() -> None:
-    coordinator = active()
-    assert coordinator.commit([B1], WITH_ID, decider=B1).then == sends((What.RELEASE, B2))
-    assert coordinator.answered(B2, Answer.ABORTED).through == B1
-
-
-def test_a_lone_writer_without_an_id_needs_no_record_even_at_the_journals_database() -> None:
-    coordinator = active(1)
-    assert coordinator.commit([B1], PLAIN, decider=B1).then == sends((What.COMMIT_ONE_PHASE, B1))
-    assert coordinator.decider is None
-
-
-def test_beside_readers_only_the_decision_is_the_deciders_commit() -> None:
-    coordinator = with_decider()
-    effects = coordinator.voted(B2, Choice.READ_ONLY)
-    assert effects.through == B1
-    assert isinstance(effects.force[0], Commit)
-    assert effects.force[0].branches == ()
-
-
-@pytest.mark.parametrize("vote", [Choice.NO, None], ids=["no", "lost"])
-def test_o45_a_decider_never_commits_when_a_prepare_fails(vote: Choice | None) -> None:
-    coordinator = with_decider()
-    effects = coordinator.voted(B2, vote) if vote else coordinator.vote_lost(B2, "lost")
-    told = sends((What.ABORT, B1)) if vote else sends((What.ABORT, B1), (What.ABORT, B2))
-    assert effects == Effects(then=told)
-
-
-def test_a_withdrawal_before_the_last_vote_aborts_the_decider() -> None:
-    coordinator = with_decider()
-    coordinator.withdraw("cancelled")
-    assert coordinator.voted(B2, Choice.YES).then == sends((What.ABORT, B1), (What.ABORT, B2))
-
-
-def test_a_refused_decider_is_rolled_back_with_its_record() -> None:
-    coordinator = deciding_in_a_branch()
-    assert coordinator.refused("recovery was first").then == sends((What.ABORT, B2))
-    coordinator.answered(B2, Answer.ABORTED)
-    assert coordinator.branches[B1].answer is Answer.ABORTED
-    assert coordinator.result is Result.ABORTED
-
-
-def test_o46_a_lost_decider_is_settled_by_the_journal_itself() -> None:
-    for _ in range(2):  # and again, if that reply is lost too
-        coordinator = deciding_in_a_branch()
-        effects = coordinator.force_lost()
-        assert isinstance(effects.force[0], Abort)
-        assert effects.through is None
-    assert coordinator.accepted().then == sends((What.COMMIT, B2))
-    lost = deciding_in_a_branch()
-    lost.force_lost()
-    assert lost.refused("its record was not accepted").then == sends((What.ABORT, B2))
-
-
-def test_a_decider_is_among_the_judged() -> None:
-    """A branch that rolled back alone is not the only one that wrote."""
-    coordinator = deciding_in_a_branch()
-    coordinator.accepted()
-    assert coordinator.answered(B2, Answer.HEURISTIC_ROLLBACK) == Effects()
-    assert coordinator.result is Result.HEURISTIC_MIXED
-
-
-def test_a_decider_must_have_written() -> None:
-    with pytest.raises(AssertionError, match="did not write"):
-        active().commit([B2], PLAIN, decider=B1)
-
-
-# --- judge ------------------------------------------------------------------------------------------------------
-
-
-def expected_judgement(seen: frozenset[Answer], *, commit: bool, pending: bool, recorded: bool) -> Result | None:
-    """O07 to O14 in the order a person would ask."""
-    names = {answer.name.removeprefix("HEURISTIC_") for answer in seen if answer.name.startswith("HEURISTIC")}
-    against = "ROLLBACK" if commit else "COMMIT"
-    if "MIXED" in names:
-        return Result.HEURISTIC_MIXED
-    if "HAZARD" in names:
-        return Result.HEURISTIC_HAZARD
-    if against not in names:
-        return None
-    if pending:
-        return Result.HEURISTIC_HAZARD
-    everybody = len(seen) == 1
-    if commit and everybody and not recorded:
-        return Result.ABORTED
-    return Result.HEURISTIC_MIXED
-
-
-def subsets_of_answers() -> list[frozenset[Answer]]:
-    answers = [answer for answer in Answer if answer is not Answer.NOT_FOUND]
-    return [
-        frozenset(answer for answer, chosen in zip(answers, bits, strict=True) if chosen)
-        for bits in product((False, True), repeat=len(answers))
-    ]
-
-
-def test_judge_on_all_its_inputs() -> None:
-    for seen, commit, pending, recorded in product(subsets_of_answers(), *[(False, True)] * 3):
-        if Answer.RETRY in seen and not pending:
-            continue  # a branch that says RETRY is pending
-        numbered = {BranchNumber(n): answer for n, answer in enumerate(sorted(seen, key=lambda a: a.value), 1)}
-        said = judge(numbered, commit=commit, pending=pending, recorded=recorded)
-        expected = expected_judgement(seen, commit=commit, pending=pending, recorded=recorded)
-        assert said is expected, f"{seen} commit={commit} pending={pending} recorded={recorded}"
