@@ -155,6 +155,11 @@ class Reply:
             for row in range(result.ntuples)
         ]
 
+    def check(self) -> None:
+        """Raise the error, if there was one."""
+        if self.error is not None:
+            raise self.error
+
     def __repr__(self) -> str:
         tags = [(result.command_status or b"").decode() for result in self._results]
         return f"<Reply {tags} {self.code}>"
