@@ -118,7 +118,7 @@ class ResourceManager:
     def missing(self, identifier: Identifier, *, commit: bool) -> Answer:
         """It is not there to be ended: the evidence decides (O19)."""
         there = Evidence.COMMITTED if identifier in self.evidence else Evidence.ABSENT
-        judged = judge_missing(commit=commit, evidence=there, has_redo=self.has_redo)
+        judged = judge_missing(commit=commit, evidence=there, has_redo=self.has_redo, confirmed=True)
         if judged is Missing.REDO:
             self.evidence.add(identifier)
             self.units[identifier] = Participant(State.COMMITTED)

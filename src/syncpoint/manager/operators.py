@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from syncpoint.errors import ConfigurationError, SyncpointError, TransactionRunning
-from syncpoint.ids import Guid, Identifier, Key, TransactionId
+from syncpoint.ids import Guid, Identifier, Incarnation, Key, TransactionId
 from syncpoint.journal.base import View
 from syncpoint.manager import recovery
 from syncpoint.manager.handle import ResourceHandle
@@ -73,6 +73,8 @@ def outcome(core: Core, text: str) -> Script[Outcome]:
     if transaction in core.settled:
         state = OutcomeState.COMMITTED if core.settled[transaction] else OutcomeState.ABORTED_OR_UNKNOWN
         return Outcome(name, state)
+    if any(key.transaction == transaction for key in list(core.deciding)):
+        return Outcome(name, OutcomeState.PENDING)
     if any(identifier.transaction == transaction for identifier in core.unsettled):
         return Outcome(name, OutcomeState.PENDING)
     # A claim tells running elsewhere from unknown; it is given back at once.
@@ -302,7 +304,7 @@ def resolve(
     transaction = yield from transaction_named(core, text)
     told = yield from outcome(core, text)
     branches = yield from _branches_of(core, transaction)
-    _, view, facts = yield from recovery.look_around(core)
+    ceiling, view, facts = yield from recovery.look_around(core)
     chosen = {one: name for one, name in branches.items() if resource is None or name == resource}
     if told.state is OutcomeState.RUNNING or any(fate_of(one, facts) is Fate.LIVE for one in chosen):
         raise TransactionRunning(
@@ -313,7 +315,18 @@ def resolve(
     resolved = []
     for identifier, name in chosen.items():
         resolved.append(
-            (yield from _resolve_branch(core, view, identifier, name, commit=commit, reason=reason, who=who))
+            (
+                yield from _resolve_branch(
+                    core,
+                    view,
+                    identifier,
+                    name,
+                    commit=commit,
+                    reason=reason,
+                    who=who,
+                    keeper=ceiling.incarnation,
+                )
+            )
         )
     recovery.end_what_is_done(core, view)
     yield from core.journal.force(())
@@ -321,7 +334,15 @@ def resolve(
 
 
 def _resolve_branch(
-    core: Core, view: View, identifier: Identifier, name: str, *, commit: bool, reason: str, who: str
+    core: Core,
+    view: View,
+    identifier: Identifier,
+    name: str,
+    *,
+    commit: bool,
+    reason: str,
+    who: str,
+    keeper: Incarnation,
 ) -> Script[ResolvedBranch]:
     key = identifier.key
     decided = yield from _is_decided(core, identifier)
@@ -345,6 +366,7 @@ def _resolve_branch(
             commit=commit,
             state=recovery.state_of(view, identifier),
             deadline=core.clock.monotonic() + LOOK_S_MAX,
+            keeper=keeper,
         )
     outcome_name = _heuristic_name(answer, decided=decided, commit=commit)
     if outcome_name:
@@ -430,7 +452,7 @@ def recover(core: Core, wait_s: float) -> Script[RecoveryReport]:
         unreachable = {name: result.error for name, result in results.items() if result.error}
         view = yield from core.look()
         left += tuple(_unconfigured(core, view))
-        if not (left or unreachable) or core.clock.monotonic() >= deadline:
+        if not (left or unreachable or core.deciding) or core.clock.monotonic() >= deadline:
             break
         yield Sleep(DRAIN_PAUSE_S)
     yield from core.journal.force(())
