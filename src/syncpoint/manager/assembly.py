@@ -6,7 +6,7 @@ Not for: reading configuration files (config.py), or anything after construction
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,6 +14,7 @@ from syncpoint.errors import ConfigurationError
 from syncpoint.journal.base import Journal
 from syncpoint.journal.folder import FolderJournal
 from syncpoint.manager.core import Core
+from syncpoint.manager.observer import Observer
 from syncpoint.manager.pool import POOL_SIZE_MAX
 from syncpoint.ports import Clock, Disk, Random, Runtime
 from syncpoint.resources.base import Mode
@@ -36,6 +37,8 @@ class Plan:
     clock: Clock
     random: Random
     disk: Disk
+    observers: list[Observer]
+    """May grow; every core made from this plan tells the same."""
 
     @classmethod
     def of(
@@ -49,6 +52,7 @@ class Plan:
         clock: Clock | None,
         random: Random | None,
         disk: Disk | None,
+        observers: Iterable[Observer],
     ) -> Plan:
         """A plan with the real ports where none is given."""
         return cls(
@@ -60,6 +64,7 @@ class Plan:
             clock=clock or SystemClock(),
             random=random or SystemRandom(),
             disk=disk or SystemDisk(),
+            observers=list(observers),
         )
 
     def build(self, runtime: Runtime, mode: Mode) -> Core:
@@ -84,6 +89,7 @@ class Plan:
             pool_sizes=pool_sizes,
             background=self.background,
             address=self.journal,
+            observers=self.observers,
         )
 
 
