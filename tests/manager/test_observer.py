@@ -82,10 +82,13 @@ COMMIT = [
     "BlockEntered",
     "PhaseEnded work",
     "BlockLeft",
+    "PhaseBegan prepare",
     "BranchTold prepare",
     "BranchTold prepare",
     "PhaseEnded prepare",
+    "PhaseBegan decide",
     "PhaseEnded decide",
+    "PhaseBegan commit",
     "BranchTold commit",
     "BranchTold commit",
     "PhaseEnded commit",
@@ -103,7 +106,7 @@ def test_a_commit_is_told_from_begin_to_end(bench: AsyncBench, notebook: Noteboo
     assert (ended.outcome, ended.retryable, ended.why) == (EndedAs.COMMITTED, False, "")
     assert (ended.resources, ended.pending) == (("a", "b"), frozenset())
     assert ended.seconds >= sum(event.seconds for event in notebook.all(PhaseEnded)) > 0
-    assert {event.resource for event in notebook.all(BranchTold)} == {"a", "b"}
+    assert {(event.resource, event.system) for event in notebook.all(BranchTold)} == {("a", "memory"), ("b", "memory")}
 
 
 async def told_by_asyncio(bench: AsyncBench, notebook: Notebook) -> None:
@@ -365,5 +368,5 @@ def test_without_observers_a_script_is_not_even_wrapped(bench: AsyncBench) -> No
     core = bench.manager()._core
     script: Any = iter(())
     assert core.watch.timed(None, script) is script  # type: ignore[arg-type]  # nothing of the transaction is looked at
-    assert core.watch.told(None, What.COMMIT, "a", script) is script  # type: ignore[arg-type]
+    assert core.watch.told(None, What.COMMIT, core.handles["a"], script) is script  # type: ignore[arg-type]
     assert core.watch.claimed("one", script) is script

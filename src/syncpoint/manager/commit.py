@@ -192,7 +192,7 @@ def _last_chance(work: Work) -> None:
 
 
 def _watched(work: Work, send: Send, branch: Branch) -> Script[Event]:
-    return work.core.watch.told(work, send.what, branch.handle.name, _tell(work, send, branch))
+    return work.core.watch.told(work, send.what, branch.handle, _tell(work, send, branch))
 
 
 def _tell(work: Work, send: Send, branch: Branch) -> Script[Event]:

@@ -110,6 +110,14 @@ class BlockLeft(Event):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class PhaseBegan(Event):
+    """A phase begins. Not told of `work`, which begins with the transaction."""
+
+    key: Key
+    phase: Phase
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class PhaseEnded(Event):
     """A phase is over. A phase can come twice: `decide` does when the journal's reply was lost."""
 
@@ -126,6 +134,8 @@ class BranchTold(Event):
 
     key: Key
     resource: str
+    system: str
+    """What kind of database it is: the scheme of its URL."""
     step: Phase
     seconds: float
 

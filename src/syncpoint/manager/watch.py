@@ -27,6 +27,7 @@ from syncpoint.manager.observer import (
     Observer,
     PassEnded,
     Phase,
+    PhaseBegan,
     PhaseEnded,
     ResendAnswer,
     Resent,
@@ -166,6 +167,7 @@ class Watch:
 
     def _timed(self, work: Work, phase: Phase, script: Script[T]) -> Script[T]:
         started = self._clock.monotonic()
+        self.tell(PhaseBegan(key=work.key, phase=phase))
         try:
             value = yield from script
         except BaseException as error:
@@ -180,18 +182,19 @@ class Watch:
         seconds = self._clock.monotonic() - started
         self.tell(PhaseEnded(key=work.key, phase=phase, seconds=seconds, error=error))
 
-    def told(self, work: Work, what: What, resource: str, script: Script[T]) -> Script[T]:
+    def told(self, work: Work, what: What, handle: ResourceHandle, script: Script[T]) -> Script[T]:
         """The script that tells one branch, told of when it is over."""
         step = STEPS.get(what) if self.observers else None
-        return script if step is None else self._told(work, step, resource, script)
+        return script if step is None else self._told(work, step, handle, script)
 
-    def _told(self, work: Work, step: Phase, resource: str, script: Script[T]) -> Script[T]:
+    def _told(self, work: Work, step: Phase, handle: ResourceHandle, script: Script[T]) -> Script[T]:
         started = self._clock.monotonic()
         try:
             return (yield from script)
         finally:
             seconds = self._clock.monotonic() - started
-            self.tell(BranchTold(key=work.key, resource=resource, step=step, seconds=seconds))
+            system = handle.resource.safe_url.partition(":")[0]
+            self.tell(BranchTold(key=work.key, resource=handle.name, system=system, step=step, seconds=seconds))
 
     def ended(self, work: Work) -> None:
         """It is over, or recovery's."""
