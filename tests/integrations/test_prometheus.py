@@ -41,6 +41,7 @@ class Scraper:
 
     def values(self, name: str, **labels: str) -> dict[tuple[str, ...], float]:
         """Samples of this name whose labels agree: the values of the other labels, in order, to the value."""
+        known = {"manager", *labels}
         return {
             tuple(
                 text for label, text in sorted(sample.labels.items()) if label not in {"manager", *labels}
