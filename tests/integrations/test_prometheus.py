@@ -43,9 +43,7 @@ class Scraper:
         """Samples of this name whose labels agree: the values of the other labels, in order, to the value."""
         known = {"manager", *labels}
         return {
-            tuple(
-                text for label, text in sorted(sample.labels.items()) if label not in {"manager", *labels}
-            ): sample.value
+            tuple(text for label, text in sorted(sample.labels.items()) if label not in known): sample.value
             for family in text_string_to_metric_families(self.text())
             for sample in family.samples
             if sample.name == name and labels.items() <= sample.labels.items()

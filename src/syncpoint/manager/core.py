@@ -13,13 +13,15 @@ from syncpoint.errors import (
     AlreadyCommitted,
     ConnectionLost,
     DifferentRequest,
+    JournalUnavailable,
+    JournalUncertain,
     ManagerClosed,
     ResourceUnavailable,
     SyncpointError,
     TransactionRunning,
     UnknownResource,
 )
-from syncpoint.ids import Attempt, Identifier, Key, TransactionId
+from syncpoint.ids import Attempt, Identifier, Incarnation, Key, TransactionId
 from syncpoint.journal.base import Journal, View
 from syncpoint.manager import recovery
 from syncpoint.manager.handle import ResourceHandle
@@ -149,19 +151,26 @@ class Core:
             if self.failure is not None:
                 return
             try:
-                yield from self.look()
+                inherited = yield from self.journal.watch()
+            except (JournalUncertain, JournalUnavailable):
+                continue  # a remote journal that is away for a while: whoever needs it is told so
             except SyncpointError as error:
                 self.stop(error)
                 return
+            if inherited:
+                self._take_over(inherited)
 
     def look(self) -> Script[View]:
         """The journal's snapshot. Whoever takes over a dead process's records has its branches looked for at once."""
         view = yield from self.journal.look()
-        self.watch.took_over(view.inherited)
         if view.inherited:
-            for handle in self.handles.values():
-                handle.wake.set()
+            self._take_over(view.inherited)
         return view
+
+    def _take_over(self, inherited: frozenset[Incarnation]) -> None:
+        self.watch.took_over(inherited)
+        for handle in self.handles.values():
+            handle.wake.set()
 
     def _tend(self, handle: ResourceHandle) -> Script[None]:
         """Recover one resource for ever, with its own back-off: none holds up another (O39)."""

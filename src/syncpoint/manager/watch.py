@@ -12,7 +12,15 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, TypeVar
 
-from syncpoint.errors import AlreadyCommitted, DifferentRequest, OutcomePending, SyncpointError, TransactionRunning
+from syncpoint.errors import (
+    AlreadyCommitted,
+    DifferentRequest,
+    JournalUnavailable,
+    JournalUncertain,
+    OutcomePending,
+    SyncpointError,
+    TransactionRunning,
+)
 from syncpoint.ids import Identifier, Incarnation, Key
 from syncpoint.manager.observer import (
     BlockEntered,
@@ -273,7 +281,10 @@ class Watch:
         now = self._clock.monotonic()
         if self.observers and now - self._heuristics_at >= HEURISTICS_PERIOD_S:
             self._heuristics_at = now
-            records = yield from journal.heuristics()
+            try:
+                records = yield from journal.heuristics()
+            except (JournalUncertain, JournalUnavailable):  # away for a while: the next time, then
+                return
             self.tell(HeuristicsListed(counts=Counter((one.resource, one.outcome) for one in records)))
 
     def took_over(self, incarnations: frozenset[Incarnation]) -> None:
