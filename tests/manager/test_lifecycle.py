@@ -30,7 +30,7 @@ from tests.manager.conftest import FailingDisk, JumpingClock
     ("journal", "resources", "options", "why"),
     [
         ("", {"a": "memory://x"}, {}, "No journal"),
-        ("etcd://x", {"a": "memory://x"}, {}, "not known to this version"),
+        ("etcd://x", {"a": "memory://x"}, {}, "cannot live at etcd://"),
         ("j", {"a": "strange://x"}, {}, "strange"),
         ("j", {"a": "memory://x"}, {"timeout": 0}, "no time"),
         ("j", {"a": {"url": "memory://x", "pool_size_max": 0}}, {}, "pool_size_max"),

@@ -6,7 +6,7 @@ Not for: reading configuration files (config.py), or anything after construction
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,6 +15,7 @@ from syncpoint.journal.base import Journal
 from syncpoint.journal.folder import FolderJournal
 from syncpoint.journal.urls import address_of, database_journal
 from syncpoint.manager.core import Core
+from syncpoint.manager.observer import Observer
 from syncpoint.ports import Clock, Disk, Random, Runtime
 from syncpoint.resources.base import Mode
 from syncpoint.resources.pool import POOL_SIZE_MAX
@@ -37,6 +38,8 @@ class Plan:
     clock: Clock
     random: Random
     disk: Disk
+    observers: list[Observer]
+    """May grow; every core made from this plan tells the same."""
 
     @classmethod
     def of(
@@ -50,6 +53,7 @@ class Plan:
         clock: Clock | None,
         random: Random | None,
         disk: Disk | None,
+        observers: Iterable[Observer],
     ) -> Plan:
         """A plan with the real ports where none is given."""
         return cls(
@@ -61,6 +65,7 @@ class Plan:
             clock=clock or SystemClock(),
             random=random or SystemRandom(),
             disk=disk or SystemDisk(),
+            observers=list(observers),
         )
 
     def build(self, runtime: Runtime, mode: Mode) -> Core:
@@ -85,6 +90,7 @@ class Plan:
             pool_sizes=pool_sizes,
             background=self.background,
             address=address_of(self.journal),
+            observers=self.observers,
         )
 
     def _journal(self, mode: Mode) -> Journal:
