@@ -306,6 +306,7 @@ class Core:
             if not self.live:
                 self.quiet.set()
         self._release(work)
+        self.watch.ended(work)
 
     def told(self, work: Work) -> None:
         """Its caller is told that it is committed, though phase two has still to come: so is everybody who asks."""
@@ -316,7 +317,6 @@ class Core:
         if work.claimed:
             work.claimed = False
             self.journal.release(work.key.transaction)
-        self.watch.ended(work)
 
     def leave_unsettled(self, work: Work) -> None:
         """Recovery is to find out about its lost one-phase commit."""
