@@ -122,7 +122,8 @@ def _one(text: str, number: int, named: dict[str, ResourceSettings]) -> Resource
 def _check_up(settings: ResourceSettings) -> Checkup:
     url = hide_secrets(settings.url)
     try:
-        findings = _with_session(setup.make(settings), lambda resource, session: resource.inspect(session))
+        resource = setup.make(settings)
+        findings = list(resource.look_only()) or _with_session(resource, lambda one, session: one.inspect(session))
     except ConfigurationError:
         raise  # the question is wrong, not the database
     except SyncpointError as error:
@@ -144,7 +145,8 @@ def _initialise(settings: ResourceSettings) -> Made:
     try:
         _with_session(resource, lambda one, session: one.initialise(session))
     except SyncpointError as error:
-        why = without_secrets(f"{error.message} {error.advice}".strip())
+        advice = error.advice.partition("\n")[0]  # the statements follow it; they are printed below
+        why = without_secrets(f"{error.message} {advice}".strip())
         return Made(name=settings.name, url=url, ok=False, error=why, statements=list(resource.init_statements()))
     return Made(name=settings.name, url=url, statements=list(resource.init_statements()))
 
