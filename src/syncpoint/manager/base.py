@@ -28,6 +28,8 @@ class BaseTransaction:
     def __init__(self, manager: object, work: Work) -> None:
         self.manager = manager
         self.work = work
+        self.is_rollback_only = False
+        """Whether `set_rollback_only` was called. A failure that dooms the transaction does not set it."""
 
     def __repr__(self) -> str:
         return repr(self.work)
@@ -56,6 +58,7 @@ class BaseTransaction:
     def set_rollback_only(self, why: str = "the application asked for it") -> None:
         """Whatever happens in the rest of the block, abort at its end (O06)."""
         self.work.check_active()
+        self.is_rollback_only = True
         self.work.retryable = False
         self.work.cancel(f"marked rollback-only: {why}")
 
