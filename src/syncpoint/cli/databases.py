@@ -184,7 +184,7 @@ def _check_with(
     name: str, url: str, resource: Resource, ask: Callable[[Resource, Session], Script[list[Finding]]]
 ) -> Checkup:
     try:
-        findings = with_session(resource, ask)
+        findings = list(resource.look_only()) or with_session(resource, ask)
     except ConfigurationError:
         raise  # the question is wrong, not the database
     except SyncpointError as error:
@@ -206,7 +206,8 @@ def _initialise(settings: ResourceSettings) -> Made:
     try:
         with_session(resource, lambda one, session: one.initialise(session))
     except SyncpointError as error:
-        why = without_secrets(f"{error.message} {error.advice}".strip())
+        advice = error.advice.partition("\n")[0]  # the statements follow it; they are printed below
+        why = without_secrets(f"{error.message} {advice}".strip())
         return Made(name=settings.name, url=url, ok=False, error=why, statements=list(resource.init_statements()))
     return Made(name=settings.name, url=url, statements=list(resource.init_statements()))
 
