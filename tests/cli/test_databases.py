@@ -54,7 +54,7 @@ def test_doctor_as_json(command: Command, postgres_url: str) -> None:
     [bank] = document["resources"]
     assert (bank["name"], bank["url"], bank["ok"]) == ("bank", postgres_url, True)
     assert {finding["severity"] for finding in bank["findings"]} <= {"ok", "warning"}
-    assert {"severity", "check", "found", "fix", "for_prepare"} == set(bank["findings"][0])
+    assert {"severity", "check", "found", "fix"} == set(bank["findings"][0])
 
 
 def test_doctor_of_a_sound_mariadb(command: Command, mariadb_url: str) -> None:
