@@ -9,6 +9,7 @@ import subprocess
 import sys
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import psycopg
 import pytest
@@ -33,8 +34,7 @@ def test_under_load_with_workers_killed() -> None:
 # --- the audit, on books known to be wrong ----------------------------------------------------------------------
 
 
-@pytest.fixture(scope="module")
-def books_module() -> ModuleType:
+def _module() -> ModuleType:
     spec = importlib.util.spec_from_file_location("fastapi_transfer_books", EXAMPLE / "books.py")
     assert spec is not None
     assert spec.loader is not None
@@ -43,6 +43,21 @@ def books_module() -> ModuleType:
         patch.setitem(sys.modules, spec.name, module)  # dataclasses look their module up
         spec.loader.exec_module(module)
     return module
+
+
+@pytest.fixture(scope="module")
+def databases(postgres_server: PostgresServer) -> Any:
+    module = _module()
+    return module.Books({name: postgres_server.create_database(f"audit_{name}") for name in module.NAMES})
+
+
+@pytest.fixture
+def books(databases: Any) -> Any:
+    for url in databases.urls.values():
+        with psycopg.connect(url) as connection:
+            connection.execute("DROP TABLE IF EXISTS account, transfer")
+    databases.make_tables()
+    return databases
 
 
 TRANSFER = "INSERT INTO transfer VALUES ('{receipt}', '{reference}', 7, {delta})"
@@ -76,11 +91,7 @@ MOVE = "UPDATE account SET balance = balance + {delta} WHERE id = 7"
         ),
     ],
 )
-def test_the_audit_notices(
-    postgres_server: PostgresServer, books_module: ModuleType, wrong: dict[str, int], statements: list[tuple[str, str]]
-) -> None:
-    books = books_module.Books({name: postgres_server.create_database(f"audit_{name}") for name in books_module.NAMES})
-    books.make_tables()
+def test_the_audit_notices(books: Any, wrong: dict[str, int], statements: list[tuple[str, str]]) -> None:
     done = [
         (name, statement.format(receipt="first", reference="a", delta=delta))
         for name, delta in (("bank", -5), ("ledger", 5))
