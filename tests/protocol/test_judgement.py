@@ -1,4 +1,4 @@
-"""What answers add up to, on every set of them."""
+"""What the branches' answers add up to: every combination of them, against the rows O07 to O14 written another way."""
 
 from __future__ import annotations
 

@@ -55,6 +55,7 @@ def commit(work: Work) -> Script[None]:
     effects = work.coordinator.commit(writers, _decided(work), decider=_decider(work, writers))
     left = yield from _carry_out(work, effects, until_decided=not work.wait_applied)
     if left.then:  # wait="decided": phase two follows in the background
+        work.core.told(work)
         work.core.runtime.spawn(_phase_two(work, left), f"phase two of {work.name}")
     else:
         yield from finish(work)
@@ -144,13 +145,13 @@ def _carry_out(work: Work, effects: Effects, *, until_decided: bool = False) -> 
     while True:
         work.core.journal.note(effects.lazily)
         if effects.through is not None:
-            effects = yield from _decide(work, effects.force, effects.through)
+            effects = yield from work.core.watch.timed(work, _decide(work, effects.force, effects.through))
         elif effects.force:
-            effects = yield from _force(work, effects.force)
+            effects = yield from work.core.watch.timed(work, _force(work, effects.force))
         elif effects.then:
             if until_decided and work.coordinator.state is State.COMMITTING:
                 return effects
-            effects = yield from _send(work, effects.then)
+            effects = yield from work.core.watch.timed(work, _send(work, effects.then))
         else:
             return effects
 
@@ -181,7 +182,8 @@ def _decide(work: Work, records: tuple[Record, ...], number: BranchNumber) -> Sc
     (record,) = records
     assert isinstance(record, Commit)
     branch = _by_number(work)[number]
-    said = yield from branch.decide(work.core.journal.decision(record))
+    carrying = branch.decide(work.core.journal.decision(record))
+    said = yield from work.core.watch.told(work, What.DECIDE, branch.handle, carrying)
     if said is Answer.COMMITTED:
         return coordinator.accepted()
     if isinstance(said, Vote):
@@ -233,7 +235,7 @@ def _stopped(work: Work, error: JournalFailed) -> OutcomePending:
 def _send(work: Work, sends: Sequence[Send]) -> Script[Effects]:
     """Tell branches, side by side, and take what came back."""
     by_number = _by_number(work)
-    scripts = [_tell(work, send, by_number[send.branch]) for send in sends]
+    scripts = [_watched(work, send, by_number[send.branch]) for send in sends]
     events: list[Event] = []
     if len(scripts) == 1:
         events.append((yield from scripts[0]))
@@ -258,6 +260,10 @@ def _last_chance(work: Work) -> None:
         work.cancel("its time was over", work.timeout_error())
     if work.cancelled:
         work.coordinator.withdraw(work.cancelled)
+
+
+def _watched(work: Work, send: Send, branch: Branch) -> Script[Event]:
+    return work.core.watch.told(work, send.what, branch.handle, _tell(work, send, branch))
 
 
 def _tell(work: Work, send: Send, branch: Branch) -> Script[Event]:

@@ -87,6 +87,7 @@ def recover_resource(core: Core, handle: ResourceHandle) -> Script[PassResult]:
         handle.recovery_gate.release()
         ours = any(branch.status in ("decided-commit", "presumed-abort") for branch in result.left)
         handle.passed(trouble=result.error, unfinished=ours)
+        core.watch.passed(handle, result, deadline - PASS_S_MAX)
     return result
 
 
@@ -107,6 +108,7 @@ def _pass(core: Core, handle: ResourceHandle, result: PassResult, deadline: floa
     yield from _settle_one_phase(core, handle, deadline)
     low_water = core.oldest_unfinished(ceiling, {*facts.live_keys, *view.decisions, *view.elsewhere})
     yield from _clean_evidence(core, handle, low_water, deadline)
+    yield from core.watch.list_heuristics(core.journal)
 
 
 def scan(handle: ResourceHandle, deadline: float) -> Script[list[Found]]:
@@ -212,6 +214,7 @@ def _took(
         return
     if answer in HEURISTICS and not (commit and answer is Answer.HEURISTIC_COMMIT):  # O14
         yield from _write_heuristic(core, handle, identifier, answer, commit=commit)
+    core.watch.recovered(handle, identifier, answer, commit=commit)
     if commit:
         result.committed += 1
         core.acknowledged.setdefault(identifier.key, set()).add(identifier)

@@ -21,7 +21,8 @@ key, by the journal on its own (O46). Invariants, asserted where they could brea
     C-I4  The Commit record lists exactly the branches that voted yes; not the decider, which is committed with it.
     C-I5  The decider is told once: DECIDE, after the last vote and only if all were yes (O45), or ABORT instead.
 
-Not for: IO, retries, timeouts (manager/), or what recovery does for somebody else's transaction (recovery.py).
+Not for: IO, retries, timeouts (manager/), the table itself (coordinator_table.py), or what recovery does for somebody
+else's transaction (recovery.py).
 """
 
 from __future__ import annotations
@@ -29,81 +30,26 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 from enum import Enum, auto
-from itertools import product
 
 from syncpoint.ids import BranchNumber, Guid, Identifier, Key
+from syncpoint.protocol.coordinator_table import NEXT, Input, State
 from syncpoint.protocol.judgement import Result, judge
 from syncpoint.protocol.words import Answer, Choice, Illegal
 from syncpoint.records import Abort, BranchEntry, Commit, End, Record, key_fields
 
-
-class State(Enum):
-    """Where the transaction is."""
-
-    ACTIVE = auto()
-    PREPARING = auto()
-    DECIDING = auto()
-    ONE_PHASE = auto()
-    RELEASING = auto()
-    COMMITTING = auto()
-    ABORTING = auto()
-    COMMITTED = auto()
-    ABORTED = auto()
-    UNSETTLED = auto()
-    """A one-phase commit whose reply was lost and which nothing could settle yet."""
-
-
-class Input(Enum):
-    """What can happen to it, after the parent has counted votes and answers."""
-
-    COMMIT = auto()
-    COMMIT_ONE = auto()
-    COMMIT_NONE = auto()
-    ABORT = auto()
-    VOTE = auto()
-    LAST_VOTE_COMMIT = auto()
-    LAST_VOTE_NOTHING = auto()
-    LAST_VOTE_ABORT = auto()
-    ACCEPTED = auto()
-    REFUSED = auto()
-    FORCE_LOST = auto()
-    ANSWER = auto()
-    LAST_ANSWER = auto()
-    ONE_COMMITTED = auto()
-    ONE_ABORTED = auto()
-    ONE_LOST = auto()
-
-
-S, I = State, Input  # noqa: E741  # the table reads like one
-
-_LEGAL: dict[tuple[State, Input], State] = {
-    (S.ACTIVE, I.COMMIT): S.PREPARING,
-    (S.ACTIVE, I.COMMIT_ONE): S.ONE_PHASE,
-    (S.ACTIVE, I.COMMIT_NONE): S.RELEASING,
-    (S.ACTIVE, I.ABORT): S.ABORTING,
-    (S.PREPARING, I.VOTE): S.PREPARING,
-    (S.PREPARING, I.LAST_VOTE_COMMIT): S.DECIDING,
-    (S.PREPARING, I.LAST_VOTE_NOTHING): S.RELEASING,
-    (S.PREPARING, I.LAST_VOTE_ABORT): S.ABORTING,
-    (S.DECIDING, I.ACCEPTED): S.COMMITTING,
-    (S.DECIDING, I.REFUSED): S.ABORTING,
-    (S.DECIDING, I.FORCE_LOST): S.DECIDING,
-    (S.COMMITTING, I.ANSWER): S.COMMITTING,
-    (S.COMMITTING, I.LAST_ANSWER): S.COMMITTED,
-    (S.RELEASING, I.ANSWER): S.RELEASING,
-    (S.RELEASING, I.LAST_ANSWER): S.COMMITTED,
-    (S.ABORTING, I.ANSWER): S.ABORTING,
-    (S.ABORTING, I.LAST_ANSWER): S.ABORTED,
-    (S.ONE_PHASE, I.ONE_COMMITTED): S.COMMITTED,
-    (S.ONE_PHASE, I.ONE_ABORTED): S.ABORTED,
-    (S.ONE_PHASE, I.ONE_LOST): S.UNSETTLED,
-    (S.UNSETTLED, I.ONE_COMMITTED): S.COMMITTED,
-    (S.UNSETTLED, I.ONE_ABORTED): S.ABORTED,
-    (S.UNSETTLED, I.ONE_LOST): S.UNSETTLED,
-}
-
-NEXT: dict[tuple[State, Input], State | None] = {pair: _LEGAL.get(pair) for pair in product(State, Input)}
-"""Total (R3): every (state, input) is a next state, or None for ILLEGAL."""
+__all__ = [
+    "NEXT",
+    "BranchView",
+    "Coordinator",
+    "Decided",
+    "Effects",
+    "Input",
+    "Result",
+    "Send",
+    "Standing",
+    "State",
+    "What",
+]
 
 
 class Standing(Enum):

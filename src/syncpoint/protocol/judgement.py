@@ -1,6 +1,6 @@
-"""What the branches' answers add up to: the result that the caller is told (O07..O14).
+"""What the branches' answers add up to, and so what the caller is told (O07..O14).
 
-Not for: when an answer is asked for, or what follows from it (coordinator.py).
+Not for: when to ask (coordinator.py), or what evidence says of one branch that is missing (recovery.py).
 """
 
 from __future__ import annotations

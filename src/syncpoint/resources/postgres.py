@@ -52,6 +52,7 @@ from syncpoint.resources.postgres_driver import (
     INERROR,
     LIBPQ_OPTIONS,
     Address,
+    Driver,
     PostgresSession,
     Reply,
     abandon,
@@ -108,6 +109,11 @@ class PostgresResource(Resource):
     @property
     def safe_url(self) -> str:
         return self._address.safe_url
+
+    @property
+    def driver(self) -> Driver:
+        """For a journal that lives in this database."""
+        return self._driver
 
     # --- connections -------------------------------------------------------------------------------------------
 
