@@ -66,6 +66,7 @@ def test_with_an_id_too(bench: AsyncBench, store: Store) -> None:
     manager = bench.manager()
     assert manager.run(lambda tx: bench.put(tx) or 7, id="x", fingerprint="f") == 7  # type: ignore[func-returns-value]
     assert phases(bench) == [["decide"], ["prepare", "commit"]]
+    assert manager.show("x").timeline[0].detail.endswith("; b; in the commit of a")
     assert bench.manager().run(lambda tx: 99, id="x", fingerprint="f") == 7
     assert len(store.of(Commit)) == 1
 

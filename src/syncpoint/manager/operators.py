@@ -283,6 +283,7 @@ def _event(record: AnyRecord | KeyedRecord, where: str) -> TimelineEvent:
     match record:
         case Commit():
             names = ", ".join(entry.resource for entry in record.branches) or "no branches"
+            names += f"; in the commit of {record.decided_at}" if record.decided_at else ""
             return TimelineEvent(record.at_ms, "decided: commit", where, f"attempt {record.key.attempt}; {names}")
         case Abort():
             return TimelineEvent(None, "decided: abort", where, record.why)
