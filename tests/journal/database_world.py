@@ -6,6 +6,7 @@ The same tests run against PostgreSQL and MariaDB; what differs in the words sta
 from __future__ import annotations
 
 import contextlib
+import functools
 import threading
 import time
 from abc import ABC, abstractmethod
@@ -160,11 +161,11 @@ class World(ABC):
     def is_waiting(self) -> bool:
         """Whether some session waits for a lock now."""
 
-    @property
+    @functools.cached_property
     def store(self) -> Store:
         return database_place(self.url, {}, mode="sync", clock=SystemClock(), random=SystemRandom()).store
 
-    @property
+    @functools.cached_property
     def sql(self) -> Statements:
         return Statements(self.store)
 
