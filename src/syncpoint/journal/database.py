@@ -34,7 +34,7 @@ from syncpoint.journal.index import Index
 from syncpoint.journal.lazily import Lazily
 from syncpoint.journal.living import Living
 from syncpoint.journal.statements import Statements
-from syncpoint.journal.store import Said, Store, Trouble
+from syncpoint.journal.store import Said, Store, Trouble, in_one_line
 from syncpoint.journal.wire import Wire
 from syncpoint.ports import Clock, Random, Runtime
 from syncpoint.records import (
@@ -241,7 +241,9 @@ class DatabaseJournal(Journal):
         if said.trouble is Trouble.DUPLICATE:
             return Verdict.REFUSED
         if said.trouble is Trouble.REFUSED:  # an error that nobody has thought of: found out, never assumed
-            raise JournalUncertain(f"The journal did not say clearly whether it took {record.key}: {said.error}.")
+            raise JournalUncertain(
+                f"The journal did not say clearly whether it took {record.key}: {in_one_line(said.error)}."
+            )
         self._wire.check(said)
         return Verdict.ACCEPTED
 
@@ -254,7 +256,7 @@ class DatabaseJournal(Journal):
             won = found.rows[0] == (("1",),)
             return Verdict.ACCEPTED if won else Verdict.REFUSED
         if said.trouble is not Trouble.NONE:
-            raise JournalUncertain(f"The journal could not settle {record.key}: {said.error}.")
+            raise JournalUncertain(f"The journal could not settle {record.key}: {in_one_line(said.error)}.")
         return Verdict.ACCEPTED
 
     def _be_sure(self) -> Script[None]:

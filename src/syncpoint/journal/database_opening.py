@@ -34,8 +34,11 @@ def open_head(store: Store, sql: Statements, session: Session, random: Random, c
     """
     yield from _refuse_lies(store, session)
     said = yield from read_head(store, sql, session)
-    if said.trouble in (Trouble.MISSING, Trouble.DENIED) or (said.trouble is Trouble.NONE and not said.rows[0]):
+    if said.trouble in (Trouble.MISSING, Trouble.DENIED):
         yield from make(store, sql, session, random, cluster)
+        said = yield from read_head(store, sql, session)
+    elif said.trouble is Trouble.NONE and not said.rows[0]:  # somebody who may has made the tables
+        yield from _begin(store, sql, session, random, cluster)
         said = yield from read_head(store, sql, session)
     if said.trouble is not Trouble.NONE:
         raise store.refused(said.error)
@@ -87,6 +90,10 @@ def make(store: Store, sql: Statements, session: Session, random: Random, cluste
     said = yield from store.make_tables(session)
     if said.trouble is not Trouble.NONE:
         raise store.refused(said.error)
+    yield from _begin(store, sql, session, random, cluster)
+
+
+def _begin(store: Store, sql: Statements, session: Session, random: Random, cluster: str) -> Script[None]:
     said = yield from store.run(session, [sql.begin_journal(random.bytes(16), cluster)], "journal: begin it")
     if said.trouble is not Trouble.NONE:
         raise store.refused(said.error)

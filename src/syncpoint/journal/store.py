@@ -130,7 +130,13 @@ class Store(ABC):
         sql = ";\n".join((*self.resource.init_statements(), *self.tables))
         return SetupRefused(
             f"The journal's database ({self.resource.safe_url}) has no usable journal tables, and this account may "
-            f"not make them: {why}.",
+            f"not make them: {in_one_line(why)}.",
             advice=f"Let somebody who may run this once (`syncpoint init --print-sql` prints it too):\n{sql};\n"
             f"{self.grants}",
         )
+
+
+def in_one_line(why: object) -> str:
+    """What an error says, for a sentence: without the statement that a server may quote, and the driver's brackets."""
+    said = why.args[-1] if isinstance(why, Exception) and why.args else why
+    return (str(said).strip().splitlines() or [""])[0].rstrip(".")

@@ -80,7 +80,7 @@ def database_place(
     table.pop("pool_size_max", None)
     options, others = split_options(query)
     url = str(table.get("url", ""))
-    joint = '&' if split_query(url)[1] else '?'
+    joint = "&" if split_query(url)[1] else "?"
     table["url"] = f"{url}{joint}{'&'.join(others)}" if others else url
     scheme = url.partition("://")[0]
     if scheme not in _STORES:

@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from syncpoint.errors import ConnectionLost, JournalUnavailable, JournalUncertain, ResourceUnavailable
-from syncpoint.journal.store import Said, Store, Trouble
+from syncpoint.journal.store import Said, Store, Trouble, in_one_line
 from syncpoint.ports import Clock, Runtime
 from syncpoint.resources.base import Session
 from syncpoint.resources.pool import Pool, Turn
@@ -111,7 +111,7 @@ class Wire:
         if said.trouble is Trouble.NONE:
             return said
         raise JournalUnavailable(
-            f"The journal's database ({self.store.resource.safe_url}) refused: {said.error}.",
+            f"The journal's database ({self.store.resource.safe_url}) refused: {in_one_line(said.error)}.",
             advice="Nothing was written. Try again; if it stays so, see `syncpoint doctor`.",
         ) from said.error
 
