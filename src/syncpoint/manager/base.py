@@ -90,6 +90,13 @@ class BaseTransaction:
         return coordinator.state is State.COMMITTED and coordinator.result is Result.COMMITTED
 
 
+def block_left(work: Work, error: BaseException | None) -> None:
+    """Tell the observers that the user's block is over, and whether `run` would try again what it raised."""
+    watch = work.core.watch
+    if watch.observers:
+        watch.left(work, retryable=None if error is None else should_retry(work.core, error))
+
+
 def no_decorated_id(user_id: str | None) -> None:
     """Raises ConfigurationError: a decorator begins a new transaction at each call."""
     if user_id is not None:

@@ -13,18 +13,22 @@ from syncpoint.errors import (
     AlreadyCommitted,
     ConnectionLost,
     DifferentRequest,
+    JournalUnavailable,
+    JournalUncertain,
     ManagerClosed,
     ResourceUnavailable,
     SyncpointError,
     TransactionRunning,
     UnknownResource,
 )
-from syncpoint.ids import Attempt, Identifier, Key, TransactionId
+from syncpoint.ids import Attempt, Identifier, Incarnation, Key, TransactionId
 from syncpoint.journal.base import Journal, View
 from syncpoint.manager import recovery
 from syncpoint.manager.handle import ResourceHandle
+from syncpoint.manager.observer import Observer
 from syncpoint.manager.results import decode_result
 from syncpoint.manager.transaction import Work
+from syncpoint.manager.watch import Watch
 from syncpoint.ports import Clock, Random, Runtime, Signal
 from syncpoint.protocol.words import Answer
 from syncpoint.records import Commit, CoordinatorKnown
@@ -62,6 +66,7 @@ class Core:
         pool_sizes: Mapping[str, int] | None = None,
         background: bool = True,
         address: str = "",
+        observers: list[Observer] | None = None,
     ) -> None:
         self.journal = journal
         self.runtime = runtime
@@ -72,6 +77,7 @@ class Core:
         self.background = background
         self.address = address
         self.mutex = runtime.mutex()
+        self.watch = Watch([] if observers is None else observers, clock)
         sizes = pool_sizes or {}
         self.handles = {
             resource.name: ResourceHandle(resource, journal, runtime, clock, random, sizes.get(resource.name, 32))
@@ -122,6 +128,7 @@ class Core:
         except BaseException:
             yield from self._close_all()
             raise
+        self.watch.started(self.journal.incarnation, tuple(self.handles))
         if self.background:
             yield from recovery.recover_all(self)
             self._spawn_background()
@@ -144,18 +151,26 @@ class Core:
             if self.failure is not None:
                 return
             try:
-                yield from self.look()
+                inherited = yield from self.journal.watch()
+            except (JournalUncertain, JournalUnavailable):
+                continue  # a remote journal that is away for a while: whoever needs it is told so
             except SyncpointError as error:
                 self.stop(error)
                 return
+            if inherited:
+                self._take_over(inherited)
 
     def look(self) -> Script[View]:
         """The journal's snapshot. Whoever takes over a dead process's records has its branches looked for at once."""
         view = yield from self.journal.look()
         if view.inherited:
-            for handle in self.handles.values():
-                handle.wake.set()
+            self._take_over(view.inherited)
         return view
+
+    def _take_over(self, inherited: frozenset[Incarnation]) -> None:
+        self.watch.took_over(inherited)
+        for handle in self.handles.values():
+            handle.wake.set()
 
     def _tend(self, handle: ResourceHandle) -> Script[None]:
         """Recover one resource for ever, with its own back-off: none holds up another (O39)."""
@@ -190,7 +205,9 @@ class Core:
 
     def stop(self, error: SyncpointError) -> None:
         """The journal has failed: no further answers from this process (R5)."""
-        self.failure = self.failure or error
+        if self.failure is None:
+            self.failure = error
+            self.watch.stopped(error)
         self._shutdown.set()
         for handle in self.handles.values():
             handle.wake.set()
@@ -240,7 +257,7 @@ class Core:
             transaction = TransactionId(self.random.bytes(16))
         else:
             transaction = TransactionId.from_user_id(self.scope, user_id)
-            yield from self._claim(transaction, user_id, fingerprint)
+            yield from self.watch.claimed(user_id, self._claim(transaction, user_id, fingerprint))
         work = Work(
             self,
             Key(transaction, self.journal.next_attempt()),
@@ -253,6 +270,7 @@ class Core:
         with self.mutex:
             self.live[work.key] = work
             self.quiet.clear()
+        self.watch.begun(work)
         return work
 
     def _claim(self, transaction: TransactionId, user_id: str, fingerprint: bytes) -> Script[None]:
@@ -287,6 +305,15 @@ class Core:
             self.live.pop(work.key, None)
             if not self.live:
                 self.quiet.set()
+        self._release(work)
+        self.watch.ended(work)
+
+    def told(self, work: Work) -> None:
+        """Its caller is told that it is committed, though phase two has still to come: so is everybody who asks."""
+        work.told = True
+        self._release(work)
+
+    def _release(self, work: Work) -> None:
         if work.claimed:
             work.claimed = False
             self.journal.release(work.key.transaction)

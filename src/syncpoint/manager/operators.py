@@ -6,11 +6,12 @@ Not for: printing (cli/), or automatic recovery (recovery.py).
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from syncpoint.errors import ConfigurationError, SyncpointError, TransactionRunning
 from syncpoint.ids import Guid, Identifier, Key, TransactionId
-from syncpoint.journal.base import View
+from syncpoint.journal.base import Story, View
 from syncpoint.manager import recovery
 from syncpoint.manager.handle import ResourceHandle
 from syncpoint.manager.reports import (
@@ -68,7 +69,7 @@ def outcome(core: Core, text: str) -> Script[Outcome]:
     core.check_journal()
     transaction = yield from transaction_named(core, text)
     name = str(transaction)
-    if any(key.transaction == transaction for key in list(core.live)):
+    if any(work.key.transaction == transaction and not work.told for work in list(core.live.values())):
         return Outcome(name, OutcomeState.RUNNING)
     if transaction in core.settled:
         state = OutcomeState.COMMITTED if core.settled[transaction] else OutcomeState.ABORTED_OR_UNKNOWN
@@ -199,15 +200,15 @@ def show(core: Core, text: str) -> Script[TransactionReport]:
     told = yield from outcome(core, text)
     story = yield from core.journal.story(transaction)
     branches = yield from _branches_of(core, transaction)
-    reports = yield from _branch_reports(core, branches)
+    reports = yield from _branch_reports(core, branches, _acknowledged(story))
     entries = yield from _heuristics_of(core, transaction)
     return TransactionReport(
         transaction=str(transaction),
         state=told.state,
         user_id=told.user_id,
         branches=tuple(reports),
-        timeline=tuple(
-            _event(record, f"journal, file of process {incarnation}") for incarnation, record in story.records
+        timeline=_in_order(
+            [_event(record, f"journal, file of process {incarnation}") for incarnation, record in story.records]
         ),
         heuristics=tuple(entries),
     )
@@ -233,7 +234,16 @@ def _branches_of(core: Core, transaction: TransactionId) -> Script[dict[Identifi
     return dict(sorted(found.items()))
 
 
-def _branch_reports(core: Core, branches: dict[Identifier, str]) -> Script[list[BranchReport]]:
+def _acknowledged(story: Story) -> frozenset[Identifier]:
+    """Branches whose Commit record has ended: their evidence is dropped some time after."""
+    ended = {record.key for _, record in story.records if isinstance(record, End)}
+    commits = [record for _, record in story.records if isinstance(record, Commit) and record.key in ended]
+    return frozenset(entry.read_identifier() for commit in commits for entry in commit.branches)
+
+
+def _branch_reports(
+    core: Core, branches: dict[Identifier, str], acknowledged: frozenset[Identifier]
+) -> Script[list[BranchReport]]:
     reports = []
     for identifier, name in branches.items():
         handle = core.handles.get(name)
@@ -241,7 +251,10 @@ def _branch_reports(core: Core, branches: dict[Identifier, str]) -> Script[list[
             detail = "no resource of that name is configured here"
             reports.append(BranchReport(name, str(identifier), "unreachable", "unreachable", detail))
         else:
-            reports.append((yield from _branch_report(core, handle, identifier)))
+            report = yield from _branch_report(core, handle, identifier)
+            if identifier in acknowledged and (report.state, report.evidence) == ("not-prepared", "absent"):
+                report = replace(report, detail="it has acknowledged; its evidence is kept no longer")
+            reports.append(report)
     return reports
 
 
@@ -284,6 +297,15 @@ def _event(record: AnyRecord | KeyedRecord, where: str) -> TimelineEvent:
         case Forgotten():
             return TimelineEvent(record.at_ms, f"forgotten by {record.who}", where)
     return TimelineEvent(None, type(record).__name__, where)
+
+
+def _in_order(events: list[TimelineEvent]) -> tuple[TimelineEvent, ...]:
+    """By time; one without a time stays behind the one before it."""
+    placed, at_ms = [], 0
+    for event in events:
+        at_ms = at_ms if event.at_ms is None else event.at_ms
+        placed.append((at_ms, event))
+    return tuple(event for _, event in sorted(placed, key=lambda one: one[0]))
 
 
 # --- acting ---------------------------------------------------------------------------------------------------------

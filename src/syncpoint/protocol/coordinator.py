@@ -15,88 +15,35 @@ it is, named, until something proves the outcome. Invariants, asserted where the
     C-I3  After the decision to commit there is no way to ABORTING but a journal that refused the record.
     C-I4  The Commit record lists exactly the branches that voted yes.
 
-Not for: IO, retries, timeouts (manager/), or what recovery does for somebody else's transaction (recovery.py).
+Not for: IO, retries, timeouts (manager/), the table itself (coordinator_table.py), or what recovery does for somebody
+else's transaction (recovery.py).
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass
 from enum import Enum, auto
-from itertools import product
 
 from syncpoint.ids import BranchNumber, Guid, Identifier, Key
-from syncpoint.protocol.words import HEURISTICS, Answer, Choice, Illegal
+from syncpoint.protocol.coordinator_table import NEXT, Input, State
+from syncpoint.protocol.judgement import Result, judge
+from syncpoint.protocol.words import Answer, Choice, Illegal
 from syncpoint.records import Abort, BranchEntry, Commit, End, Record, key_fields
 
-
-class State(Enum):
-    """Where the transaction is."""
-
-    ACTIVE = auto()
-    PREPARING = auto()
-    DECIDING = auto()
-    ONE_PHASE = auto()
-    RELEASING = auto()
-    COMMITTING = auto()
-    ABORTING = auto()
-    COMMITTED = auto()
-    ABORTED = auto()
-    UNSETTLED = auto()
-    """A one-phase commit whose reply was lost and which nothing could settle yet."""
-
-
-class Input(Enum):
-    """What can happen to it, after the parent has counted votes and answers."""
-
-    COMMIT = auto()
-    COMMIT_ONE = auto()
-    COMMIT_NONE = auto()
-    ABORT = auto()
-    VOTE = auto()
-    LAST_VOTE_COMMIT = auto()
-    LAST_VOTE_NOTHING = auto()
-    LAST_VOTE_ABORT = auto()
-    ACCEPTED = auto()
-    REFUSED = auto()
-    FORCE_LOST = auto()
-    ANSWER = auto()
-    LAST_ANSWER = auto()
-    ONE_COMMITTED = auto()
-    ONE_ABORTED = auto()
-    ONE_LOST = auto()
-
-
-S, I = State, Input  # noqa: E741  # the table reads like one
-
-_LEGAL: dict[tuple[State, Input], State] = {
-    (S.ACTIVE, I.COMMIT): S.PREPARING,
-    (S.ACTIVE, I.COMMIT_ONE): S.ONE_PHASE,
-    (S.ACTIVE, I.COMMIT_NONE): S.RELEASING,
-    (S.ACTIVE, I.ABORT): S.ABORTING,
-    (S.PREPARING, I.VOTE): S.PREPARING,
-    (S.PREPARING, I.LAST_VOTE_COMMIT): S.DECIDING,
-    (S.PREPARING, I.LAST_VOTE_NOTHING): S.RELEASING,
-    (S.PREPARING, I.LAST_VOTE_ABORT): S.ABORTING,
-    (S.DECIDING, I.ACCEPTED): S.COMMITTING,
-    (S.DECIDING, I.REFUSED): S.ABORTING,
-    (S.DECIDING, I.FORCE_LOST): S.DECIDING,
-    (S.COMMITTING, I.ANSWER): S.COMMITTING,
-    (S.COMMITTING, I.LAST_ANSWER): S.COMMITTED,
-    (S.RELEASING, I.ANSWER): S.RELEASING,
-    (S.RELEASING, I.LAST_ANSWER): S.COMMITTED,
-    (S.ABORTING, I.ANSWER): S.ABORTING,
-    (S.ABORTING, I.LAST_ANSWER): S.ABORTED,
-    (S.ONE_PHASE, I.ONE_COMMITTED): S.COMMITTED,
-    (S.ONE_PHASE, I.ONE_ABORTED): S.ABORTED,
-    (S.ONE_PHASE, I.ONE_LOST): S.UNSETTLED,
-    (S.UNSETTLED, I.ONE_COMMITTED): S.COMMITTED,
-    (S.UNSETTLED, I.ONE_ABORTED): S.ABORTED,
-    (S.UNSETTLED, I.ONE_LOST): S.UNSETTLED,
-}
-
-NEXT: dict[tuple[State, Input], State | None] = {pair: _LEGAL.get(pair) for pair in product(State, Input)}
-"""Total (R3): every (state, input) is a next state, or None for ILLEGAL."""
+__all__ = [
+    "NEXT",
+    "BranchView",
+    "Coordinator",
+    "Decided",
+    "Effects",
+    "Input",
+    "Result",
+    "Send",
+    "Standing",
+    "State",
+    "What",
+]
 
 
 class Standing(Enum):
@@ -163,16 +110,6 @@ class Effects:
     force: tuple[Record, ...] = ()
     then: tuple[Send, ...] = ()
     lazily: tuple[Record, ...] = ()
-
-
-class Result(Enum):
-    """What the caller is told."""
-
-    COMMITTED = auto()
-    ABORTED = auto()
-    PENDING = auto()
-    HEURISTIC_MIXED = auto()
-    HEURISTIC_HAZARD = auto()
 
 
 @dataclass(frozen=True, slots=True)
@@ -438,29 +375,3 @@ class Coordinator:
         if target is None:
             raise Illegal(f"{what.name} in {self.state.name}")
         self.state = target
-
-
-def judge(answers: Mapping[BranchNumber, Answer], *, commit: bool, pending: bool, recorded: bool) -> Result | None:
-    """What the branches' answers add up to (O07..O14); None when all did as decided.
-
-    `pending`: some branch has not answered. `recorded`: the journal holds this transaction's id and result, so
-    it has committed too, and a lone branch that rolled back disagrees with it.
-    """
-    seen = set(answers.values())
-    if not seen & HEURISTICS:
-        return None
-    if Answer.HEURISTIC_MIXED in seen:
-        return Result.HEURISTIC_MIXED  # O09
-    if Answer.HEURISTIC_HAZARD in seen:
-        return Result.HEURISTIC_HAZARD  # O08, O10
-    if not commit:
-        if Answer.HEURISTIC_COMMIT not in seen:
-            return None
-        return Result.HEURISTIC_HAZARD if pending else Result.HEURISTIC_MIXED  # O11
-    if Answer.HEURISTIC_ROLLBACK not in seen:
-        return None  # O14
-    if pending:
-        return Result.HEURISTIC_HAZARD
-    if seen == {Answer.HEURISTIC_ROLLBACK} and not recorded:
-        return Result.ABORTED  # O12
-    return Result.HEURISTIC_MIXED  # O07
