@@ -9,7 +9,7 @@
 
 The *guard* is a SELECT that fails unless the branch's marker, set with SET LOCAL at begin, is still there: if the
 transaction's own SQL has ended the branch, nothing after the guard runs. Every command tag is checked (traps 1, 9).
-Nothing is kept in a server session between branches, so PgBouncer in transaction mode works.
+Nothing is kept in a server session between branches, so PgBouncer in transaction mode works (postgres_pooler.py).
 Not for: talking to libpq (postgres_driver.py), the user's connection (postgres_connection.py), the schema
 (postgres_setup.py).
 """
@@ -25,7 +25,7 @@ from typing import Any, ClassVar
 import psycopg
 from psycopg import pq
 
-from syncpoint.errors import ConnectionLost, SyncpointError
+from syncpoint.errors import ConnectionLost, ResourceUnavailable, SyncpointError
 from syncpoint.ids import Attempt, Guid, Identifier
 from syncpoint.ports import Clock, Random
 from syncpoint.resources import postgres_errors as errors
@@ -58,10 +58,13 @@ from syncpoint.resources.postgres_driver import (
     make_driver,
     quoted,
 )
+from syncpoint.resources.postgres_owner import finish_as_owner
 from syncpoint.steps import Local, Script
 
 IDLE_GRACE_MS = 10_000
 """How long after the transaction's own timeout the server ends a branch that nobody works on."""
+BEGIN_GRACE_S = 1.0
+"""How long beyond the transaction's timeout its beginning is waited for: behind a pooler it has to queue."""
 STATEMENT_GRACE_MS = 250
 """Statements get so much more than lock waits, so that a lock wait is reported as one."""
 
@@ -162,7 +165,7 @@ class PostgresResource(Resource):
             f"SET LOCAL lock_timeout = {lock_ms}; SET LOCAL statement_timeout = {lock_ms + STATEMENT_GRACE_MS}; "
             f"SET LOCAL idle_in_transaction_session_timeout = {lock_ms + IDLE_GRACE_MS}"
         )
-        reply: Reply = yield self._driver.query(mine, sql, "BEGIN")
+        reply: Reply = yield self._driver.ask(mine, sql, "BEGIN", lock_ms / 1000 + BEGIN_GRACE_S)
         if reply.error is not None:
             mine.broken = True
             raise reply.error
@@ -364,7 +367,7 @@ class PostgresResource(Resource):
 
     def scan(self, session: Session) -> Script[list[Found]]:
         mine = _mine(session)
-        reply: Reply = yield self._driver.query(mine, records.SCAN, "list prepared branches")
+        reply: Reply = yield self._driver.ask(mine, records.SCAN, "list prepared branches")
         _raise_error(reply)
         if reply.rows(0)[0][0] == "t":
             raise SyncpointError(
@@ -378,9 +381,9 @@ class PostgresResource(Resource):
 
     def _finish(self, session: PostgresSession, gid: str, *, commit: bool) -> Script[Answer]:
         verb = "COMMIT PREPARED" if commit else "ROLLBACK PREPARED"
-        reply: Reply = yield self._driver.query(session, f"{verb} '{gid}'", verb)
+        reply: Reply = yield self._driver.ask(session, f"{verb} '{gid}'", verb)
         if reply.code == errors.DENIED:
-            as_owner = yield from self._finish_as_owner(session, gid, verb, reply)
+            as_owner = yield from finish_as_owner(self._driver, session, gid, verb, reply)
             if as_owner is None:
                 return Answer.NOT_FOUND
             reply = as_owner
@@ -398,46 +401,26 @@ class PostgresResource(Resource):
             ) from reply.error
         raise reply.error
 
-    def _finish_as_owner(self, session: PostgresSession, gid: str, verb: str, denied: Reply) -> Script[Reply | None]:
-        """Trap 11: a member of the role that prepared a branch can finish it only after SET ROLE. None: it is gone."""
-        reply: Reply = yield self._driver.query(session, records.owner(gid), "ask who prepared it")
-        _raise_error(reply)
-        if not reply.rows(0):
-            return None
-        owner, user, member = reply.rows(0)[0]
-        if member != "t":
-            raise SyncpointError(
-                f"The branch {gid} in the resource {self.name!r} was prepared by the role {owner}; "
-                f"{user} may not finish it.",
-                advice=f"Run once, as somebody who may: GRANT {owner} TO {user};",
-            ) from denied.error
-        reply = yield self._driver.query(session, f"SET ROLE {owner}", "SET ROLE")
-        _raise_error(reply)
-        answer: Reply = yield self._driver.query(session, f"{verb} '{gid}'", f"{verb} as its owner")
-        reply = yield self._driver.query(session, "RESET ROLE", "RESET ROLE")
-        session.broken = session.broken or reply.error is not None
-        return answer
-
     def evidence(self, session: Session, identifier: Identifier) -> Script[Evidence]:
-        reply: Reply = yield self._driver.query(_mine(session), records.look(identifier), "look for evidence")
+        reply: Reply = yield self._driver.ask(_mine(session), records.look(identifier), "look for evidence")
         return records.judge(reply)
 
     def settle(self, session: Session, identifier: Identifier) -> Script[Evidence]:
-        reply: Reply = yield self._driver.query(_mine(session), records.bar(identifier), "write barring evidence")
+        reply: Reply = yield self._driver.ask(_mine(session), records.bar(identifier), "write barring evidence")
         return records.judge(reply)
 
     def evidence_attempts(
         self, session: Session, coordinator: Guid, after: Attempt, limit: int
     ) -> Script[list[Attempt]]:
         sql = records.attempts(coordinator, after, limit)
-        reply: Reply = yield self._driver.query(_mine(session), sql, "list evidence")
+        reply: Reply = yield self._driver.ask(_mine(session), sql, "list evidence")
         _raise_error(reply)
         return [records.attempt(row) for row in reply.rows(0)]
 
     def drop_evidence(self, session: Session, coordinator: Guid, attempts: Sequence[Attempt]) -> Script[int]:
         if not attempts:
             return 0
-        reply: Reply = yield self._driver.query(_mine(session), records.drop(coordinator, attempts), "drop evidence")
+        reply: Reply = yield self._driver.ask(_mine(session), records.drop(coordinator, attempts), "drop evidence")
         _raise_error(reply)
         return int(reply.tag.rpartition(b" ")[2])
 
@@ -453,8 +436,8 @@ class PostgresResource(Resource):
         if relation is None or mine.broken or mine.lost or mine.status != IDLE:
             return ""
         try:
-            reply: Reply = yield self._driver.query(mine, records.holders(relation), "ask who holds the lock")
-        except ConnectionLost:
+            reply: Reply = yield self._driver.ask(mine, records.holders(relation), "ask who holds the lock")
+        except (ConnectionLost, ResourceUnavailable):
             return ""
         return "; ".join(row[0] or "" for row in reply.rows(0))
 
