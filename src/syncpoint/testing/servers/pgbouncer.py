@@ -40,6 +40,7 @@ DEFAULT_SETTINGS: Mapping[str, str] = {
     "auth_user": USER,  # asks the server who else there is
     "admin_users": USER,
     "server_login_retry": "1",  # seconds; its default of 15 would make every restart of the server as long
+    "server_idle_timeout": "10",  # seconds; tests leave many databases behind
     "query_wait_timeout": "30",  # seconds; its default of 120 is longer than a transaction may take
     "log_connections": "0",
     "log_disconnections": "0",
