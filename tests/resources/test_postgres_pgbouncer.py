@@ -444,3 +444,23 @@ def test_waiting_for_one_of_the_poolers_connections_ends(
         finder = world.session()
         assert world.run(world.resource.finish(finder, identifier, commit=True, state=b"")) is Answer.COMMITTED
         assert world.open_transactions() == 0  # the BEGIN that nobody waited for was never run
+
+
+def test_a_reserve_lets_a_commit_pass_those_who_wait_for_its_locks(
+    postgres_server: PostgresServer, pgbouncer: PgBouncerServer, database: str
+) -> None:
+    """Those who wait for its row hold all the server connections. Without a reserve it waits for their lock timeout."""
+    reserve = {"default_pool_size": "1", "reserve_pool_size": "1", "reserve_pool_timeout": "0.2"}
+    with (
+        PgBouncerServer(postgres_server.url("postgres"), settings=reserve) as bouncer,
+        behind(bouncer, postgres_server, database, "sync") as world,
+    ):
+        session, _ = world.prepared_branch(1)
+        waiter, _ = world.begin(remaining_ms=20_000)
+        waiter.pgconn.send_query(b"INSERT INTO account VALUES (1)")
+        waits = "SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND datname = current_database()"
+        wait_until(lambda: world.observer.execute(waits).fetchone() == (1,), "somebody waits for its row")
+        began = time.monotonic()
+        assert world.run(world.resource.commit(session)) is Answer.COMMITTED
+        assert time.monotonic() - began < 10
+        assert world.accounts() == [1]
