@@ -6,7 +6,7 @@ here and in commit.py, recovery.py and operators.py. Not for: threads, asyncio, 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Protocol
 
 from syncpoint.errors import (
@@ -21,15 +21,17 @@ from syncpoint.errors import (
     TransactionRunning,
     UnknownResource,
 )
-from syncpoint.ids import Attempt, Identifier, Key, TransactionId
+from syncpoint.ids import Attempt, Identifier, Incarnation, Key, TransactionId
 from syncpoint.journal.base import Journal, View
-from syncpoint.manager import recovery
+from syncpoint.manager import deciding, recovery
 from syncpoint.manager.handle import ResourceHandle
+from syncpoint.manager.observer import Observer
 from syncpoint.manager.results import decode_result
 from syncpoint.manager.transaction import Work
+from syncpoint.manager.watch import Watch
 from syncpoint.ports import Clock, Random, Runtime, Signal
 from syncpoint.protocol.words import Answer
-from syncpoint.records import Commit, CoordinatorKnown
+from syncpoint.records import Commit, CoordinatorKnown, Record
 from syncpoint.resources.base import Resource
 from syncpoint.steps import Failed, Gather, Script, Wait
 
@@ -64,6 +66,7 @@ class Core:
         pool_sizes: Mapping[str, int] | None = None,
         background: bool = True,
         address: str = "",
+        observers: list[Observer] | None = None,
     ) -> None:
         self.journal = journal
         self.runtime = runtime
@@ -74,6 +77,7 @@ class Core:
         self.background = background
         self.address = address
         self.mutex = runtime.mutex()
+        self.watch = Watch([] if observers is None else observers, clock)
         sizes = pool_sizes or {}
         self.handles = {
             resource.name: ResourceHandle(resource, journal, runtime, clock, random, sizes.get(resource.name, 32))
@@ -87,6 +91,11 @@ class Core:
         self.quiet.set()
         self.acknowledged: dict[Key, set[Identifier]] = {}
         """Branches of decided transactions that recovery has finished; the record ends when all are in."""
+        self.deciding: dict[Key, bool] = {}
+        """Transactions that were given up because the journal did not say whether their Commit record is there, and
+        whether their ids are still claimed. Live, until recovery has settled them by writing Abort (deciding.py)."""
+        self.owed: list[Record] = []
+        """Heuristic outcomes that the journal could not take yet."""
         self.unsettled: dict[Identifier, str] = {}
         """One-phase commits whose reply was lost, and their resource."""
         self.settled: dict[TransactionId, bool] = {}
@@ -94,7 +103,8 @@ class Core:
         self.failure: SyncpointError | None = None
         self.closing = False
         self._tasks: list[Task] = []
-        self._shutdown = runtime.signal()
+        self.shutdown = runtime.signal()
+        """Set when waiting is over: the manager closes, or its journal has failed."""
 
     def __repr__(self) -> str:
         stopped = f" stopped: {self.failure.message}" if self.failure else ""
@@ -124,6 +134,7 @@ class Core:
         except BaseException:
             yield from self._close_all()
             raise
+        self.watch.started(self.journal.incarnation, tuple(self.handles))
         if self.background:
             yield from recovery.recover_all(self)
             self._spawn_background()
@@ -142,25 +153,30 @@ class Core:
 
     def _watch(self) -> Script[None]:
         """Notice processes that died, and have their branches looked for at once."""
-        while not (yield Wait(self._shutdown, WATCH_PERIOD_S)):
+        while not (yield Wait(self.shutdown, WATCH_PERIOD_S)):
             if self.failure is not None:
                 return
             try:
                 inherited = yield from self.journal.watch()
+                yield from deciding.settle_left(self)
             except (JournalUncertain, JournalUnavailable):
                 continue  # a remote journal that is away for a while: whoever needs it is told so
             except SyncpointError as error:
                 self.stop(error)
                 return
             if inherited:
-                self._wake_all()
+                self._take_over(inherited)
 
     def look(self) -> Script[View]:
         """The journal's snapshot. Whoever takes over a dead process's records has its branches looked for at once."""
         view = yield from self.journal.look()
         if view.inherited:
-            self._wake_all()
+            self._take_over(view.inherited)
         return view
+
+    def _take_over(self, inherited: frozenset[Incarnation]) -> None:
+        self.watch.took_over(inherited)
+        self._wake_all()
 
     def _wake_all(self) -> None:
         for handle in self.handles.values():
@@ -182,7 +198,7 @@ class Core:
         self.closing = True
         if self.failure is None:  # else what is left open has no end here: recovery settles it after a restart (R5)
             yield Wait(self.quiet, wait_s)
-        self._shutdown.set()
+        self.shutdown.set()
         for handle in self.handles.values():
             handle.wake.set()
         for task in self._tasks:
@@ -199,8 +215,10 @@ class Core:
 
     def stop(self, error: SyncpointError) -> None:
         """The journal has failed: no further answers from this process (R5)."""
-        self.failure = self.failure or error
-        self._shutdown.set()
+        if self.failure is None:
+            self.failure = error
+            self.watch.stopped(error)
+        self.shutdown.set()
         for handle in self.handles.values():
             handle.wake.set()
 
@@ -210,6 +228,7 @@ class Core:
         for work in self.live.values():
             work.ended = True
         self.live.clear()
+        self.deciding.clear()
         for handle in self.handles.values():
             handle.abandon()
         self.journal.abandon()
@@ -249,7 +268,7 @@ class Core:
             transaction = TransactionId(self.random.bytes(16))
         else:
             transaction = TransactionId.from_user_id(self.scope, user_id)
-            yield from self._claim(transaction, user_id, fingerprint)
+            yield from self.watch.claimed(user_id, self._claim(transaction, user_id, fingerprint))
         work = Work(
             self,
             Key(transaction, self.journal.next_attempt()),
@@ -262,6 +281,7 @@ class Core:
         with self.mutex:
             self.live[work.key] = work
             self.quiet.clear()
+        self.watch.begun(work)
         return work
 
     def _claim(self, transaction: TransactionId, user_id: str, fingerprint: bytes) -> Script[None]:
@@ -287,7 +307,7 @@ class Core:
     def live_keys(self) -> frozenset[Key]:
         """Keys of the transactions that this process works on now."""
         with self.mutex:
-            return frozenset(self.live)
+            return frozenset((*self.live, *self.deciding))
 
     def ended(self, work: Work) -> None:
         """A transaction is over, or recovery's: take it off the list of live ones."""
@@ -296,9 +316,44 @@ class Core:
             self.live.pop(work.key, None)
             if not self.live:
                 self.quiet.set()
+        self._release(work)
+        self.watch.ended(work)
+
+    def told(self, work: Work) -> None:
+        """Its caller is told that it is committed, though phase two has still to come: so is everybody who asks."""
+        work.told = True
+        self._release(work)
+
+    def _release(self, work: Work) -> None:
         if work.claimed:
             work.claimed = False
             self.journal.release(work.key.transaction)
+
+    def leave_deciding(self, work: Work) -> None:
+        """The journal does not say whether it is committed: recovery is to find out. Its id stays claimed."""
+        with self.mutex:
+            self.deciding[work.key] = work.claimed  # before it is off the list of live ones: never a gap
+        work.claimed = False
+        self.ended(work)
+
+    def decided(self, key: Key) -> None:
+        """It is known now, or another process's to know: what its branches need is found by scans, or in records."""
+        with self.mutex:
+            claimed = self.deciding.pop(key, False)
+        if claimed:
+            self.journal.release(key.transaction)
+        self._wake_all()
+
+    def owe(self, records: Sequence[Record]) -> None:
+        """The journal did not take these: recovery writes them."""
+        with self.mutex:
+            self.owed.extend(records)
+
+    def forget_acknowledged(self, keys: Iterable[Key]) -> None:
+        """Their records have ended, or are another process's to end."""
+        with self.mutex:
+            for key in keys:
+                self.acknowledged.pop(key, None)
 
     def leave_unsettled(self, work: Work) -> None:
         """Recovery is to find out about its lost one-phase commit."""
@@ -308,18 +363,25 @@ class Core:
                 branch.handle.wake.set()
 
     def settle(self, identifier: Identifier, answer: Answer) -> None:
-        """A lost one-phase commit is found out."""
+        """A lost one-phase commit is found out; or it never will be, and then a heuristic outcome says so."""
         self.unsettled.pop(identifier, None)
-        self.settled[identifier.transaction] = answer is Answer.COMMITTED
+        if answer in (Answer.COMMITTED, Answer.ABORTED):
+            self.settled[identifier.transaction] = answer is Answer.COMMITTED
         while len(self.settled) > SETTLED_MAX:
             del self.settled[next(iter(self.settled))]
 
     def oldest_unfinished(self, ceiling: Attempt, unfinished: Iterable[Key]) -> Attempt:
-        """The oldest attempt of this incarnation whose evidence may still be asked for.
+        """The oldest attempt of the incarnation of `ceiling` whose evidence may still be asked for.
 
         `ceiling` was drawn before `unfinished` was read: whatever began later is above it.
         """
-        own = self.journal.incarnation
-        attempts = [key.attempt for key in unfinished if key.attempt.incarnation == own]
+        attempts = [key.attempt for key in unfinished]
         attempts += [identifier.attempt for identifier in list(self.unsettled)]
-        return min([ceiling, *attempts])
+        return min([ceiling, *(one for one in attempts if one.incarnation == ceiling.incarnation)])
+
+    def at_work(self, incarnations: Collection[Incarnation]) -> set[Incarnation]:
+        """Those of `incarnations` under which something is still under way here: this process may have been taken for
+        dead, and have drawn another since."""
+        busy = {key.attempt.incarnation for key in self.live_keys()}
+        busy |= {identifier.attempt.incarnation for identifier in list(self.unsettled)}
+        return busy & set(incarnations)

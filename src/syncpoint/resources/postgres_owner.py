@@ -5,7 +5,7 @@ ROLE. COMMIT PREPARED runs in no transaction, so neither SET LOCAL ROLE nor a pa
 it takes three packets, on one server connection. A pooler promises that to nobody. It might run SET ROLE on one
 server connection and COMMIT PREPARED on another, and leave to a stranger a connection with a role that is not his.
 So behind a pooler a branch of another role is refused, by name, before anything is changed.
-Not for: branches of one's own (postgres.py).
+Not for: branches of one's own (postgres_finish.py).
 """
 
 from __future__ import annotations
@@ -24,8 +24,7 @@ def finish_as_owner(
     Raises SyncpointError, which says what to do, when this role may not or cannot safely become the owner.
     """
     reply: Reply = yield driver.ask(session, _who(gid), "ask who prepared it")
-    if reply.error is not None:
-        raise reply.error
+    reply.check()
     if not reply.rows(0):
         return None
     owner, user, member, pid = reply.rows(0)[0]
@@ -44,8 +43,7 @@ def finish_as_owner(
             "recovery runs; `syncpoint recover --resource` takes one for once.",
         ) from denied.error
     reply = yield driver.query(session, f"SET ROLE {owner}", "SET ROLE")
-    if reply.error is not None:
-        raise reply.error
+    reply.check()
     answer: Reply = yield driver.query(session, f"{verb} '{gid}'", f"{verb} as its owner")
     reply = yield driver.query(session, "RESET ROLE", "RESET ROLE")
     session.broken = session.broken or reply.error is not None
