@@ -371,7 +371,9 @@ class DatabaseJournal(Journal):
         own, dead_after_s = self.incarnation, self.options.dead_after_s
         said = yield from self._ask([self._sql.forsaken(own, dead_after_s)], "look for the dead")
         found = [(Incarnation(int(row[0] or 0)), Incarnation(int(row[1] or 0))) for row in said.rows[0]]
-        if not found or not self._may_judge():
+        if not self._may_judge():
+            found = [(one, keeper) for one, keeper in found if keeper != one]  # it left, or was taken for dead: no guess
+        if not found:
             return
         # Each begins somewhere else, so that several share the work.
         start = self._random.bytes(1)[0] % len(found)
