@@ -337,6 +337,8 @@ class DatabaseJournal(Journal):
         if inherit:
             yield from self._take_over()
         own = self.incarnation
+        with self._mutex:
+            ends = set(self._lazy.ends)  # before, too: what is written meanwhile is noted no more, and still read here
         statements = (
             self._sql.living(),
             self._sql.kept_decisions(own),
@@ -346,7 +348,7 @@ class DatabaseJournal(Journal):
         said = yield from self._ask(statements, "look around")
         decisions = {record.key: record for record in rows.records(said.rows[1]) if isinstance(record, Commit)}
         with self._mutex:
-            ends = set(self._lazy.ends)
+            ends |= self._lazy.ends
             inherited, self._inherited = frozenset(self._inherited), set()
         adopted = (one for one in rows.records(said.rows[3]) if isinstance(one, CoordinatorKnown) and one.adopted)
         return View(
@@ -372,7 +374,7 @@ class DatabaseJournal(Journal):
         said = yield from self._ask([self._sql.forsaken(own, dead_after_s)], "look for the dead")
         found = [(Incarnation(int(row[0] or 0)), Incarnation(int(row[1] or 0))) for row in said.rows[0]]
         if not self._may_judge():
-            found = [(one, keeper) for one, keeper in found if keeper != one]  # it left, or was taken for dead: no guess
+            found = [(one, keeper) for one, keeper in found if keeper != one]  # who has left: no guess
         if not found:
             return
         # Each begins somewhere else, so that several share the work.
