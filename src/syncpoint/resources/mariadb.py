@@ -134,7 +134,7 @@ class MariadbResource(Resource):
         own.begins(start.identifier, read_only=start.read_only)
 
     def connection(self, session: Session) -> Any:
-        return _own(session).connection
+        return self.driver.connection(_own(session))
 
     def savepoint(self, session: Session, name: str) -> Script[None]:
         replies: Replies = yield self._send(session, f"SAVEPOINT {sql.quoted_name(name)}", "SAVEPOINT")

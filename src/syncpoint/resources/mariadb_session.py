@@ -91,6 +91,7 @@ class MariadbSession(Session):
     __slots__ = (
         "connection",
         "error",
+        "handed",
         "holder",
         "inside",
         "leaving",
@@ -108,6 +109,8 @@ class MariadbSession(Session):
         self.connection = connection
         self.version = ""
         self.holder = Holder(0, 0, "")
+        self.handed: Any = None
+        """What the branch's code was given, if it is not `connection` itself."""
         self.phase = Phase.NONE
         self.inside = False
         """A statement of the adapter's own is under way; nothing is refused."""
@@ -139,6 +142,7 @@ class MariadbSession(Session):
     def ends(self) -> None:
         """Nothing of the branch is on this connection any more."""
         self.identifier = None
+        self.handed = None
         self.phase = Phase.NONE
         self.tracked = False
         self.wrote = None
@@ -158,12 +162,16 @@ class MariadbSession(Session):
                 advice="Let the transaction end; it will abort.",
             )
         if self.phase is not Phase.WORKING:
-            raise TransactionEnded(
-                f"The transaction that this connection to {self.resource!r} belonged to has ended.",
-                advice="Ask the new transaction for its connection: tx.connect(...).",
-            )
+            raise self.ended()
         if command in FORBIDDEN_COMMANDS:
             raise self.refusal(FORBIDDEN_COMMANDS[command])
+
+    def ended(self) -> TransactionEnded:
+        """What a call gets on a connection whose branch is over."""
+        return TransactionEnded(
+            f"The transaction that this connection to {self.resource!r} belonged to has ended.",
+            advice="Ask the new transaction for its connection: tx.connect(...).",
+        )
 
     def refusal(self, what: str) -> NotAllowed:
         """What a call gets that would end or change the branch behind the manager's back."""
