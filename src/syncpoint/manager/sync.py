@@ -16,6 +16,7 @@ from typing import Any, ParamSpec, Self, TypeVar
 
 from syncpoint.errors import (
     AlreadyCommitted,
+    ConfigurationError,
     ManagerClosed,
     TransactionError,
     TransactionTimeout,
@@ -33,6 +34,7 @@ from syncpoint.manager.base import (
     should_retry,
     whoami,
 )
+from syncpoint.manager.pool import Sessions
 from syncpoint.manager.reports import (
     HeuristicEntry,
     InDoubtBranch,
@@ -68,6 +70,18 @@ class Transaction(BaseTransaction):
         driver's error. Ending the branch on it is refused by name: the block's end commits.
         """
         branch = self.manager._run(self.work.branch(resource, read_only=read_only))
+        assert branch.session is not None
+        return branch.handle.resource.connection(branch.session)
+
+    def connect_on(self, resource: str, sessions: Sessions) -> Any:
+        """As `connect`, but the branch is begun on a session that `sessions` gives instead of the manager's pool: for
+        frameworks that keep connections of their own. Raises ConfigurationError when it has begun already."""
+        if resource in self.work.branches:
+            raise ConfigurationError(
+                f"The branch of transaction {self.work.name!r} at {resource!r} has begun already.",
+                advice="Lend the connection before anything is done there.",
+            )
+        branch = self.manager._run(self.work.branch(resource, sessions=sessions))
         assert branch.session is not None
         return branch.handle.resource.connection(branch.session)
 
@@ -187,6 +201,11 @@ class TransactionManager:
     def incarnation(self) -> int:
         """Which start of a process this is: the number its branches carry. Only after `open`."""
         return self._core.journal.incarnation
+
+    @property
+    def resources(self) -> tuple[str, ...]:
+        """The names of the configured resources, sorted."""
+        return tuple(sorted(self._core.handles))
 
     # --- life ------------------------------------------------------------------------------------------------
 

@@ -40,10 +40,10 @@ from syncpoint.resources.base import (
     Finding,
     Found,
     Mode,
-    Resource,
     Session,
     Vote,
 )
+from syncpoint.resources.postgres_borrowed import Borrowing
 from syncpoint.resources.postgres_connection import Watch
 from syncpoint.resources.postgres_driver import (
     ACTIVE,
@@ -89,7 +89,7 @@ class Branch:
     """It wrote nothing, and is serializable: ended by COMMIT even when it is let go, or its reads would not count."""
 
 
-class PostgresResource(Resource):
+class PostgresResource(Borrowing):
     """PostgreSQL 15 and later through psycopg 3; URL `postgresql://user:password@host:port/database?option=…`."""
 
     scheme: ClassVar[str] = "postgresql"
