@@ -44,7 +44,7 @@ MAY_IMPORT: dict[str, frozenset[str]] = {
     "steps": frozenset({"ports"}),
     "system": frozenset({"errors", "ports"}),
     "protocol": frozenset({"errors", "ids", "records"}),
-    "journal": WORDS | {"protocol"},
+    "journal": WORDS | {"protocol", "resources"},  # a journal may live in a database
     "resources": WORDS | {"protocol"},
     "runners": frozenset({"errors", "ports", "steps"}),
     "manager": BELOW_MANAGER,

@@ -121,6 +121,10 @@ class JournalUncertain(JournalError):
     """A remote journal did not answer: whether the record is there must be settled by proof."""
 
 
+class JournalUnavailable(JournalError):
+    """A remote journal could not be reached, or refused us, before anything was written there."""
+
+
 # --- transactions ----------------------------------------------------------------------------------
 
 

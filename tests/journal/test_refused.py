@@ -23,7 +23,7 @@ def test_o53_refused_for_good_until_it_is_adopted(tmp_path: Path) -> None:
     runner = ThreadRunner()
     folder = tmp_path / "journal"
     journal = opened(folder, runner)
-    journal.refuse_for_good("the file audit.db has seen incarnation 6")
+    runner.run(journal.refuse_for_good("the file audit.db has seen incarnation 6"))
     runner.run(journal.close())
     for _ in range(3):
         with pytest.raises(JournalRefused, match=r"has seen incarnation 6.*adopt-copy"):

@@ -12,6 +12,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import Enum, auto
+from typing import Any
 
 from syncpoint.ids import Attempt, Guid, Incarnation, Key, TransactionId
 from syncpoint.ports import Runtime
@@ -87,7 +88,11 @@ class Journal(ABC):
     """The journal's GUID: the coordinator of every transaction decided in it."""
 
     incarnation: Incarnation
-    """This process's, drawn from the journal's single counter and forced before use."""
+    """This process's, drawn from the journal's single counter and forced before use. A journal that can only guess
+    who has died may fence a living process: that one draws another, for what it begins from then on."""
+
+    database: Guid | None = None
+    """The GUID of the database that the journal lives in: a branch there can carry the decision (`decision`)."""
 
     @abstractmethod
     def open(self, runtime: Runtime) -> Script[None]:
@@ -109,8 +114,14 @@ class Journal(ABC):
     def force(self, records: Sequence[Record]) -> Script[tuple[Verdict, ...]]:
         """Make records durable before returning; one force for all that wait (group commit).
 
-        Raises JournalFailed (local disk: the manager stops, R5), JournalUncertain (remote: settle by proof).
+        Raises JournalFailed (local disk: the manager stops, R5), JournalUncertain (remote: settle by proof),
+        JournalUnavailable (remote: nothing was written).
         """
+
+    def decision(self, record: Commit) -> Any:
+        """What `Resource.decide` must do in a branch at this journal's own database (`database`), so that the branch's
+        ordinary commit makes the record durable, under the same first-writer-wins rule: SQL text."""
+        raise NotImplementedError(f"{type(self).__name__} lives in no database")
 
     @abstractmethod
     def note(self, records: Sequence[Record]) -> None:
@@ -131,6 +142,20 @@ class Journal(ABC):
     @abstractmethod
     def look(self, *, inherit: bool = True) -> Script[View]:
         """A snapshot for recovery. With `inherit`, first take over the records of every process proven dead."""
+
+    def watch(self) -> Script[frozenset[Incarnation]]:
+        """Look for processes that have died and take their records over; returns whose. Asked often."""
+        view = yield from self.look()
+        return view.inherited
+
+    def confirm(self, incarnation: Incarnation) -> Script[bool]:
+        """Whether `incarnation` is this process's, and nobody else has taken over its work until now.
+
+        Only then does evidence that is absent prove anything: whoever takes over cleans up. Where death is proven
+        and never guessed it is always so.
+        """
+        return True
+        yield from ()
 
     @abstractmethod
     def resource(self, name: str) -> Guid | None:
@@ -160,14 +185,14 @@ class Journal(ABC):
         """Keys of all transactions the journal keeps anything about."""
 
     @abstractmethod
-    def refuse_for_good(self, why: str) -> None:
+    def refuse_for_good(self, why: str) -> Script[None]:
         """A database has proved that this journal is an older copy (O53): durably, nobody opens it any more.
 
         Without that, every refused start would draw one more incarnation, until the counter had caught up.
         """
 
     @abstractmethod
-    def highest_incarnation(self) -> Incarnation:
+    def highest_incarnation(self) -> Script[Incarnation]:
         """The counter: a database that has seen a later one proves that this journal is an older copy (O53)."""
 
     @abstractmethod

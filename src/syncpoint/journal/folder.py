@@ -415,17 +415,18 @@ class FolderJournal(Journal):
             members = self._neighbours.living.values()
             return sorted(self._index.keys().union(*(member.index.keys() for member in members)))
 
-    def refuse_for_good(self, why: str) -> None:
+    def refuse_for_good(self, why: str) -> Script[None]:
         """See `Journal.refuse_for_good`. Raises JournalFailed."""
         self._check_usable()
         with self._reading():
-            self._disk.replace(self._paths.refused, why.encode())
+            yield Blocking(lambda: self._disk.replace(self._paths.refused, why.encode()), "journal: refuse for good")
 
-    def highest_incarnation(self) -> Incarnation:
+    def highest_incarnation(self) -> Script[Incarnation]:
         """See `Journal.highest_incarnation`. Raises JournalDamaged, JournalFailed."""
         self._check_usable()
         with self._reading():
-            return read_counter(self._disk, self._paths)
+            highest: Incarnation = yield Blocking(lambda: read_counter(self._disk, self._paths), "journal: the counter")
+        return highest
 
     def ended_incarnations(self, candidates: Iterable[Incarnation]) -> Script[frozenset[Incarnation]]:
         """See `Journal.ended_incarnations`. What is ended, but not yet durably so, counts as unfinished."""

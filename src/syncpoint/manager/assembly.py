@@ -14,9 +14,9 @@ from syncpoint.errors import ConfigurationError
 from syncpoint.journal.base import Journal
 from syncpoint.journal.folder import FolderJournal
 from syncpoint.manager.core import Core
-from syncpoint.manager.pool import POOL_SIZE_MAX
 from syncpoint.ports import Clock, Disk, Random, Runtime
 from syncpoint.resources.base import Mode
+from syncpoint.resources.pool import POOL_SIZE_MAX
 from syncpoint.resources.registry import make_resource
 from syncpoint.system import SystemClock, SystemDisk, SystemRandom
 

@@ -13,6 +13,8 @@ from syncpoint.errors import (
     AlreadyCommitted,
     ConnectionLost,
     DifferentRequest,
+    JournalUnavailable,
+    JournalUncertain,
     ManagerClosed,
     ResourceUnavailable,
     SyncpointError,
@@ -144,18 +146,25 @@ class Core:
             if self.failure is not None:
                 return
             try:
-                yield from self.look()
+                inherited = yield from self.journal.watch()
+            except (JournalUncertain, JournalUnavailable):
+                continue  # a remote journal that is away for a while: whoever needs it is told so
             except SyncpointError as error:
                 self.stop(error)
                 return
+            if inherited:
+                self._wake_all()
 
     def look(self) -> Script[View]:
         """The journal's snapshot. Whoever takes over a dead process's records has its branches looked for at once."""
         view = yield from self.journal.look()
         if view.inherited:
-            for handle in self.handles.values():
-                handle.wake.set()
+            self._wake_all()
         return view
+
+    def _wake_all(self) -> None:
+        for handle in self.handles.values():
+            handle.wake.set()
 
     def _tend(self, handle: ResourceHandle) -> Script[None]:
         """Recover one resource for ever, with its own back-off: none holds up another (O39)."""

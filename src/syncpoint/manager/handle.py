@@ -17,11 +17,11 @@ from syncpoint.errors import (
 )
 from syncpoint.ids import Guid, Identifier
 from syncpoint.journal.base import Journal
-from syncpoint.manager.pool import Pool, Turn
 from syncpoint.ports import Clock, Random, Runtime
 from syncpoint.protocol.recovery import Missing, judge_missing
 from syncpoint.records import ResourceKnown
 from syncpoint.resources.base import Answer, Contact, Evidence, Resource, Session, Severity
+from syncpoint.resources.pool import Pool, Turn
 from syncpoint.steps import Script
 
 T = TypeVar("T")
@@ -98,13 +98,13 @@ class ResourceHandle:
         """O53. The counter is read before the database is: what another process has drawn and left there in between is
         no proof of an older copy, so a refusal counts only if the counter still stands where it stood."""
         while True:
-            highest = self.journal.highest_incarnation()
+            highest = yield from self.journal.highest_incarnation()
             contact = Contact(self.journal.coordinator, self.journal.incarnation, highest)
             try:
                 return (yield from self.resource.contact(session, contact))
             except JournalRefused as error:
-                if self.journal.highest_incarnation() == highest:
-                    self.journal.refuse_for_good(error.message)
+                if (yield from self.journal.highest_incarnation()) == highest:
+                    yield from self.journal.refuse_for_good(error.message)
                     raise
 
     def _refuse_lies(self, session: Session) -> Script[None]:

@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
-from syncpoint.errors import JournalError, SyncpointError
+from syncpoint.errors import JournalError, JournalUnavailable, JournalUncertain, SyncpointError
 from syncpoint.ids import Attempt, Guid, Identifier, Incarnation, Key
 from syncpoint.journal.base import View
 from syncpoint.manager.handle import ResourceHandle
@@ -76,7 +76,8 @@ def recover_resource(core: Core, handle: ResourceHandle) -> Script[PassResult]:
     try:
         yield from _pass(core, handle, result, deadline)
     except JournalError as error:
-        core.stop(error)
+        if not isinstance(error, JournalUncertain | JournalUnavailable):  # those say nothing of a disk: try again
+            core.stop(error)
         result.error = str(error)
     except Exception as error:
         result.error = f"{type(error).__name__}: {error}"

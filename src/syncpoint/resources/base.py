@@ -6,7 +6,7 @@ what a vote or a missing branch means stands in `protocol/`. Adapters for other 
 under the entry point group `syncpoint.resources` by URL scheme.
 
 A session is one connection. A branch has one session from begin to its end; another session may finish
-it after that one is lost. Not for: pools (manager/pool.py), retries, deciding.
+it after that one is lost. Not for: pools (resources/pool.py), retries, deciding.
 """
 
 from __future__ import annotations

@@ -8,7 +8,7 @@ committed were gone.
 So before a fork every idle connection of this process is closed (it is opened again when next needed), and nothing is
 inherited. A file with a branch under way cannot be closed: in the child it is refused for the child's lifetime.
 
-Not for: pools, which forget the parent's sessions themselves (manager/pool.py).
+Not for: pools, which forget the parent's sessions themselves (resources/pool.py).
 """
 
 from __future__ import annotations

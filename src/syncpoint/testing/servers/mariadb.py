@@ -70,7 +70,7 @@ class MariadbServer:
             import pymysql  # noqa: F401
         except ImportError:
             return False
-        return _program("mariadbd") is not None and _program("mariadb-install-db") is not None
+        return all(_program(name) for name in ("mariadbd", "mariadb-install-db", "my_print_defaults"))
 
     def __enter__(self) -> Self:
         try:

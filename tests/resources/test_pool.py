@@ -15,10 +15,10 @@ from hypothesis import strategies as st
 
 from syncpoint.errors import ConfigurationError, ManagerClosed, ResourceUnavailable
 from syncpoint.ids import Attempt, BranchNumber, Guid, Identifier, Incarnation, TransactionId
-from syncpoint.manager import pool as pool_module
-from syncpoint.manager.pool import Pool, Turn
+from syncpoint.resources import pool as pool_module
 from syncpoint.resources.base import Session
 from syncpoint.resources.memory import MemoryResource, MemoryServer
+from syncpoint.resources.pool import Pool, Turn
 from syncpoint.runners.aio import AsyncRunner
 from syncpoint.runners.threads import ThreadRunner
 from syncpoint.steps import Local, Script, Step, Wait
