@@ -14,11 +14,9 @@ import pytest
 import syncpoint
 from syncpoint.errors import ConnectionLost
 from syncpoint.ids import Guid
-from syncpoint.manager.assembly import make_journal
 from syncpoint.manager.reports import OutcomeState
 from syncpoint.resources.base import Answer, Choice, Finding, Severity, Vote
 from syncpoint.resources.memory import RowLocked
-from syncpoint.system import SystemClock, SystemDisk, SystemRandom
 from syncpoint.testing.servers.base import wait_until
 from tests.conformance.conftest import raises
 from tests.crash.trap import Trap
@@ -32,7 +30,7 @@ from tests.manager.conftest import FailingDisk, JumpingClock
     ("journal", "resources", "options", "why"),
     [
         ("", {"a": "memory://x"}, {}, "No journal"),
-        ("etcd://x", {"a": "memory://x"}, {}, "not known to this version"),
+        ("etcd://x", {"a": "memory://x"}, {}, "cannot live at etcd://"),
         ("j", {"a": "strange://x"}, {}, "strange"),
         ("j", {"a": "memory://x"}, {"timeout": 0}, "no time"),
         ("j", {"a": {"url": "memory://x", "pool_size_max": 0}}, {}, "pool_size_max"),
@@ -51,8 +49,8 @@ def test_a_wrong_configuration_touches_nothing(
 
 
 def test_a_journal_by_url(tmp_path: Path) -> None:
-    journal = make_journal(f"file://{tmp_path}/j", disk=SystemDisk(), clock=SystemClock(), random=SystemRandom())
-    assert f"{tmp_path}/j" in repr(journal)
+    manager = syncpoint.TransactionManager(f"file://{tmp_path}/j", {})
+    assert f"{tmp_path}/j" in repr(manager)
 
 
 def test_constructing_touches_nothing_and_use_needs_open(bench: Bench) -> None:

@@ -1,6 +1,6 @@
 """Django's connection of one alias, in this thread, lent to a transaction's branch and given back.
 
-A `Loan` is where the branch gets its session from, instead of the manager's pool (`manager.pool.Sessions`): a session
+A `Loan` is where the branch gets its session from, instead of the manager's pool (`resources.pool.Sessions`): a session
 over the very connection that Django holds. It comes back clean, or it is closed, and Django connects anew.
 
     OUT ── branch ended in order, settings restored ──▶ RETURNED    Django goes on with it
@@ -56,7 +56,7 @@ class Loan:
     def __repr__(self) -> str:
         return f"<Loan {self.wrapper.alias} {self.standing.name}>"
 
-    # --- manager.pool.Sessions -------------------------------------------------------------------------------
+    # --- resources.pool.Sessions -------------------------------------------------------------------------------
 
     def acquire(self, deadline_monotonic: float) -> Script[Session]:
         """Django's connection, opened if it was not. Runs in the thread whose connection it is."""

@@ -11,7 +11,7 @@ import inspect
 import logging
 import os
 import weakref
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Mapping
 from contextvars import Token
 from types import TracebackType
 from typing import Any, ParamSpec, Self, TypeVar
@@ -22,6 +22,7 @@ from syncpoint.manager.assembly import Plan, ResourceSpec
 from syncpoint.manager.base import (
     BaseTransaction,
     Wait,
+    block_left,
     check_wait,
     no_decorated_id,
     no_nested_id,
@@ -30,6 +31,7 @@ from syncpoint.manager.base import (
     should_retry,
     whoami,
 )
+from syncpoint.manager.observer import Observer
 from syncpoint.manager.reports import (
     HeuristicEntry,
     InDoubtBranch,
@@ -116,6 +118,7 @@ class AsyncTransactionBlock:
             self._savepoint = await manager._run(outer.work.enter_nested())
         else:
             self._transaction = AsyncTransaction(manager, await manager._begin(self))
+            manager._core.watch.entered(self._transaction.work)
         self._token = context.push(self._transaction)
         return self._transaction
 
@@ -126,6 +129,8 @@ class AsyncTransactionBlock:
         assert transaction is not None
         assert token is not None
         context.pop(token, transaction)
+        if not self._savepoint:
+            block_left(transaction.work, error)
         if self._savepoint:
             if error is not None:
                 del transaction.work.callbacks[self._callbacks_before :]
@@ -153,6 +158,7 @@ class AsyncTransactionManager:
         clock: Clock | None = None,
         random: Random | None = None,
         disk: Disk | None = None,
+        observers: Iterable[Observer] = (),
     ) -> None:
         self._plan = Plan.of(
             journal,
@@ -163,6 +169,7 @@ class AsyncTransactionManager:
             clock=clock,
             random=random,
             disk=disk,
+            observers=observers,
         )
         self._runner = AsyncRunner()
         self._core = self._plan.build(self._runner, "async")
@@ -172,6 +179,10 @@ class AsyncTransactionManager:
 
     def __repr__(self) -> str:
         return f"<AsyncTransactionManager {'open' if self._is_open else 'closed'} {self._core!r}>"
+
+    def add_observer(self, observer: Observer) -> None:
+        """Have one more object told what happens here: see `syncpoint.manager.observer`."""
+        self._plan.observers.append(observer)
 
     @property
     def incarnation(self) -> int:

@@ -6,14 +6,16 @@ Not for: reading configuration files (config.py), or anything after construction
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from syncpoint.errors import ConfigurationError
 from syncpoint.journal.base import Journal
 from syncpoint.journal.folder import FolderJournal
+from syncpoint.journal.urls import address_of, database_journal
 from syncpoint.manager.core import Core
+from syncpoint.manager.observer import Observer
 from syncpoint.ports import Clock, Disk, Random, Runtime
 from syncpoint.resources.base import Mode
 from syncpoint.resources.pool import POOL_SIZE_MAX
@@ -36,6 +38,8 @@ class Plan:
     clock: Clock
     random: Random
     disk: Disk
+    observers: list[Observer]
+    """May grow; every core made from this plan tells the same."""
 
     @classmethod
     def of(
@@ -49,6 +53,7 @@ class Plan:
         clock: Clock | None,
         random: Random | None,
         disk: Disk | None,
+        observers: Iterable[Observer],
     ) -> Plan:
         """A plan with the real ports where none is given."""
         return cls(
@@ -60,6 +65,7 @@ class Plan:
             clock=clock or SystemClock(),
             random=random or SystemRandom(),
             disk=disk or SystemDisk(),
+            observers=list(observers),
         )
 
     def build(self, runtime: Runtime, mode: Mode) -> Core:
@@ -74,7 +80,7 @@ class Plan:
             made = make_resource(name, table, mode=mode, clock=self.clock, random=self.random)
             resources.append(made)
         return Core(
-            journal=make_journal(self.journal, disk=self.disk, clock=self.clock, random=self.random),
+            journal=self._journal(mode),
             resources=resources,
             runtime=runtime,
             clock=self.clock,
@@ -83,23 +89,27 @@ class Plan:
             timeout_s=self.timeout_s,
             pool_sizes=pool_sizes,
             background=self.background,
-            address=self.journal,
+            address=address_of(self.journal),
+            observers=self.observers,
         )
 
-
-def make_journal(spec: str, *, disk: Disk, clock: Clock, random: Random) -> Journal:
-    """The journal that a URL or a path names. Raises ConfigurationError."""
-    scheme, separator, rest = spec.partition("://")
-    if not spec:
-        raise ConfigurationError("No journal is configured.", advice='Give a folder: journal="./syncpoint-journal".')
-    if not separator:
-        return FolderJournal(spec, disk=disk, clock=clock, random=random)
-    if scheme == "file":
-        return FolderJournal(rest, disk=disk, clock=clock, random=random)
-    raise ConfigurationError(
-        f"A journal at {scheme}:// is not known to this version of Syncpoint.",
-        advice='Give a folder: journal="./syncpoint-journal".',
-    )
+    def _journal(self, mode: Mode) -> Journal:
+        """A folder, a database's URL, or the name of a configured resource, whose database it then is."""
+        if not self.journal:
+            raise ConfigurationError(
+                "No journal is configured.",
+                advice='Give a folder, journal="./syncpoint-journal", or a database: its URL, or a resource\'s name.',
+            )
+        name, _, query = self.journal.partition("?")
+        if name in self.resources:
+            return database_journal(
+                self.resources[name], query, mode=mode, clock=self.clock, random=self.random, name=name
+            )
+        scheme, separator, rest = self.journal.partition("://")
+        if separator and scheme != "file":
+            return database_journal(name, query, mode=mode, clock=self.clock, random=self.random)
+        path = rest if separator else self.journal
+        return FolderJournal(path, disk=self.disk, clock=self.clock, random=self.random)
 
 
 def _split_pool_size(url: str) -> tuple[str, str]:

@@ -28,6 +28,8 @@ class BaseTransaction:
     def __init__(self, manager: object, work: Work) -> None:
         self.manager = manager
         self.work = work
+        self.is_rollback_only = False
+        """Whether `set_rollback_only` was called. A failure that dooms the transaction does not set it."""
 
     def __repr__(self) -> str:
         return repr(self.work)
@@ -56,6 +58,7 @@ class BaseTransaction:
     def set_rollback_only(self, why: str = "the application asked for it") -> None:
         """Whatever happens in the rest of the block, abort at its end (O06)."""
         self.work.check_active()
+        self.is_rollback_only = True
         self.work.retryable = False
         self.work.cancel(f"marked rollback-only: {why}")
 
@@ -85,6 +88,13 @@ class BaseTransaction:
         if coordinator.state is State.COMMITTING:
             return True
         return coordinator.state is State.COMMITTED and coordinator.result is Result.COMMITTED
+
+
+def block_left(work: Work, error: BaseException | None) -> None:
+    """Tell the observers that the user's block is over, and whether `run` would try again what it raised."""
+    watch = work.core.watch
+    if watch.observers:
+        watch.left(work, retryable=None if error is None else should_retry(work.core, error))
 
 
 def no_decorated_id(user_id: str | None) -> None:

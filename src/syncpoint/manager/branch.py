@@ -11,10 +11,10 @@ from collections.abc import Iterator
 from syncpoint.errors import ConnectionLost, ResourceUnavailable
 from syncpoint.ids import Identifier
 from syncpoint.manager.handle import ResourceHandle
-from syncpoint.manager.pool import Sessions
 from syncpoint.protocol.participant import Input, Participant, State
 from syncpoint.protocol.words import Answer, Choice
 from syncpoint.resources.base import BranchStart, Session, Vote
+from syncpoint.resources.pool import Sessions
 from syncpoint.steps import Script
 
 FIND_OUT_S_MAX = 2.0

@@ -133,11 +133,11 @@ def _carry_out(work: Work, effects: Effects, *, until_decided: bool = False) -> 
     while True:
         work.core.journal.note(effects.lazily)
         if effects.force:
-            effects = yield from _force(work, effects.force)
+            effects = yield from work.core.watch.timed(work, _force(work, effects.force))
         elif effects.then:
             if until_decided and work.coordinator.state is State.COMMITTING:
                 return effects
-            effects = yield from _send(work, effects.then)
+            effects = yield from work.core.watch.timed(work, _send(work, effects.then))
         else:
             return effects
 
@@ -168,7 +168,7 @@ def _force(work: Work, records: tuple[Record, ...]) -> Script[Effects]:
 def _send(work: Work, sends: Sequence[Send]) -> Script[Effects]:
     """Tell branches, side by side, and take what came back."""
     by_number = {branch.identifier.branch: branch for branch in work.branches.values()}
-    scripts = [_tell(work, send, by_number[send.branch]) for send in sends]
+    scripts = [_watched(work, send, by_number[send.branch]) for send in sends]
     events: list[Event] = []
     if len(scripts) == 1:
         events.append((yield from scripts[0]))
@@ -189,6 +189,10 @@ def _last_chance(work: Work) -> None:
         work.cancel("its time was over", work.timeout_error())
     if work.cancelled:
         work.coordinator.withdraw(work.cancelled)
+
+
+def _watched(work: Work, send: Send, branch: Branch) -> Script[Event]:
+    return work.core.watch.told(work, send.what, branch.handle, _tell(work, send, branch))
 
 
 def _tell(work: Work, send: Send, branch: Branch) -> Script[Event]:

@@ -21,12 +21,14 @@ from syncpoint.errors import (
     TransactionRunning,
     UnknownResource,
 )
-from syncpoint.ids import Attempt, Identifier, Key, TransactionId
+from syncpoint.ids import Attempt, Identifier, Incarnation, Key, TransactionId
 from syncpoint.journal.base import Journal, View
 from syncpoint.manager import recovery
 from syncpoint.manager.handle import ResourceHandle
+from syncpoint.manager.observer import Observer
 from syncpoint.manager.results import decode_result
 from syncpoint.manager.transaction import Work
+from syncpoint.manager.watch import Watch
 from syncpoint.ports import Clock, Random, Runtime, Signal
 from syncpoint.protocol.words import Answer
 from syncpoint.records import Commit, CoordinatorKnown
@@ -64,6 +66,7 @@ class Core:
         pool_sizes: Mapping[str, int] | None = None,
         background: bool = True,
         address: str = "",
+        observers: list[Observer] | None = None,
     ) -> None:
         self.journal = journal
         self.runtime = runtime
@@ -74,6 +77,7 @@ class Core:
         self.background = background
         self.address = address
         self.mutex = runtime.mutex()
+        self.watch = Watch([] if observers is None else observers, clock)
         sizes = pool_sizes or {}
         self.handles = {
             resource.name: ResourceHandle(resource, journal, runtime, clock, random, sizes.get(resource.name, 32))
@@ -124,6 +128,7 @@ class Core:
         except BaseException:
             yield from self._close_all()
             raise
+        self.watch.started(self.journal.incarnation, tuple(self.handles))
         if self.background:
             yield from recovery.recover_all(self)
             self._spawn_background()
@@ -153,16 +158,17 @@ class Core:
                 self.stop(error)
                 return
             if inherited:
-                self._wake_all()
+                self._take_over(inherited)
 
     def look(self) -> Script[View]:
         """The journal's snapshot. Whoever takes over a dead process's records has its branches looked for at once."""
         view = yield from self.journal.look()
         if view.inherited:
-            self._wake_all()
+            self._take_over(view.inherited)
         return view
 
-    def _wake_all(self) -> None:
+    def _take_over(self, inherited: frozenset[Incarnation]) -> None:
+        self.watch.took_over(inherited)
         for handle in self.handles.values():
             handle.wake.set()
 
@@ -199,7 +205,9 @@ class Core:
 
     def stop(self, error: SyncpointError) -> None:
         """The journal has failed: no further answers from this process (R5)."""
-        self.failure = self.failure or error
+        if self.failure is None:
+            self.failure = error
+            self.watch.stopped(error)
         self._shutdown.set()
         for handle in self.handles.values():
             handle.wake.set()
@@ -251,7 +259,7 @@ class Core:
             transaction = TransactionId(self.random.bytes(16))
         else:
             transaction = TransactionId.from_user_id(self.scope, user_id)
-            yield from self._claim(transaction, user_id, fingerprint)
+            yield from self.watch.claimed(user_id, self._claim(transaction, user_id, fingerprint))
         work = Work(
             self,
             Key(transaction, self.journal.next_attempt()),
@@ -264,6 +272,7 @@ class Core:
         with self.mutex:
             self.live[work.key] = work
             self.quiet.clear()
+        self.watch.begun(work)
         return work
 
     def _claim(self, transaction: TransactionId, user_id: str, fingerprint: bytes) -> Script[None]:
@@ -301,6 +310,7 @@ class Core:
         if work.claimed:
             work.claimed = False
             self.journal.release(work.key.transaction)
+        self.watch.ended(work)
 
     def leave_unsettled(self, work: Work) -> None:
         """Recovery is to find out about its lost one-phase commit."""

@@ -85,6 +85,7 @@ def recover_resource(core: Core, handle: ResourceHandle) -> Script[PassResult]:
         handle.recovery_gate.release()
         ours = any(branch.status in ("decided-commit", "presumed-abort") for branch in result.left)
         handle.passed(trouble=result.error, unfinished=ours)
+        core.watch.passed(handle, result, deadline - PASS_S_MAX)
     return result
 
 
@@ -105,6 +106,7 @@ def _pass(core: Core, handle: ResourceHandle, result: PassResult, deadline: floa
     yield from _settle_one_phase(core, handle, deadline)
     low_water = core.oldest_unfinished(ceiling, {*facts.live_keys, *view.decisions})
     yield from _clean_evidence(core, handle, low_water, deadline)
+    yield from core.watch.list_heuristics(core.journal)
 
 
 def scan(handle: ResourceHandle, deadline: float) -> Script[list[Found]]:
@@ -204,6 +206,7 @@ def _took(
             at_ms=core.clock.wall_ms(),
         )
         yield from core.journal.force((record,))
+    core.watch.recovered(handle, identifier, answer, commit=commit)
     if commit:
         result.committed += 1
         core.acknowledged.setdefault(identifier.key, set()).add(identifier)

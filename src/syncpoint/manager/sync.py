@@ -9,7 +9,7 @@ import functools
 import logging
 import os
 import weakref
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from contextvars import Token
 from types import TracebackType
 from typing import Any, ParamSpec, Self, TypeVar
@@ -26,6 +26,7 @@ from syncpoint.manager.assembly import Plan, ResourceSpec
 from syncpoint.manager.base import (
     BaseTransaction,
     Wait,
+    block_left,
     check_wait,
     no_decorated_id,
     no_nested_id,
@@ -34,7 +35,7 @@ from syncpoint.manager.base import (
     should_retry,
     whoami,
 )
-from syncpoint.manager.pool import Sessions
+from syncpoint.manager.observer import Observer
 from syncpoint.manager.reports import (
     HeuristicEntry,
     InDoubtBranch,
@@ -45,6 +46,7 @@ from syncpoint.manager.reports import (
 )
 from syncpoint.manager.results import digest_of
 from syncpoint.ports import Clock, Disk, Random
+from syncpoint.resources.pool import Sessions
 from syncpoint.runners.threads import ThreadRunner
 from syncpoint.steps import Script
 
@@ -137,6 +139,7 @@ class TransactionBlock:
                 )
             )
             self._transaction = Transaction(manager, work)
+            work.core.watch.entered(work)
         self._token = context.push(self._transaction)
         return self._transaction
 
@@ -147,6 +150,8 @@ class TransactionBlock:
         assert transaction is not None
         assert token is not None
         context.pop(token, transaction)
+        if not self._savepoint:
+            block_left(transaction.work, error)
         if self._savepoint:
             if error is not None:
                 del transaction.work.callbacks[self._callbacks_before :]
@@ -162,8 +167,9 @@ class TransactionManager:
 
     Parameters: `journal` is where decisions are durable: a folder. `resources` maps names to URLs, or to tables
     with `url` and options. `scope` keeps the ids of different applications apart. `timeout` is in seconds, for one
-    transaction. `background=False` starts no recovery (for commands). Constructing touches nothing; `open()` or the
-    `with` block does. Raises ConfigurationError.
+    transaction. `background=False` starts no recovery (for commands). `observers` are told what happens
+    (`syncpoint.manager.observer`). Constructing touches nothing; `open()` or the `with` block does. Raises
+    ConfigurationError.
     """
 
     def __init__(
@@ -177,6 +183,7 @@ class TransactionManager:
         clock: Clock | None = None,
         random: Random | None = None,
         disk: Disk | None = None,
+        observers: Iterable[Observer] = (),
     ) -> None:
         self._plan = Plan.of(
             journal,
@@ -187,6 +194,7 @@ class TransactionManager:
             clock=clock,
             random=random,
             disk=disk,
+            observers=observers,
         )
         self._runner = ThreadRunner()
         self._core = self._plan.build(self._runner, "sync")
@@ -196,6 +204,10 @@ class TransactionManager:
 
     def __repr__(self) -> str:
         return f"<TransactionManager {'open' if self._is_open else 'closed'} {self._core!r}>"
+
+    def add_observer(self, observer: Observer) -> None:
+        """Have one more object told what happens here: see `syncpoint.manager.observer`."""
+        self._plan.observers.append(observer)
 
     @property
     def incarnation(self) -> int:

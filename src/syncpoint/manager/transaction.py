@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any
 from syncpoint.errors import ResourceUnavailable, TransactionEnded, TransactionTimeout
 from syncpoint.ids import Key
 from syncpoint.manager.branch import Branch
-from syncpoint.manager.pool import Sessions
 from syncpoint.protocol.coordinator import Coordinator, State
+from syncpoint.resources.pool import Sessions
 from syncpoint.steps import Script, Wait
 
 if TYPE_CHECKING:

@@ -73,6 +73,8 @@ class Finding:
     check: str
     found: str
     fix: str = ""
+    for_prepare: bool = False
+    """It matters only where branches are prepared: a journal's own database can do without."""
 
 
 @dataclass(frozen=True, slots=True)

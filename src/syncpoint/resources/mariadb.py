@@ -33,7 +33,7 @@ from syncpoint.resources.base import (
     Vote,
 )
 from syncpoint.resources.mariadb_borrowed import Borrowing
-from syncpoint.resources.mariadb_driver import OPTIONS, Driver, Replies, make_driver, read_url
+from syncpoint.resources.mariadb_driver import OPTIONS, Replies, make_driver, read_url
 from syncpoint.resources.mariadb_session import WRONG_STATE, Holder, MariadbSession, Phase, error_code, is_drivers
 from syncpoint.steps import Call, Script
 
@@ -68,11 +68,7 @@ class MariadbResource(Borrowing):
         return self.address.safe_url
 
     def _send(self, session: Session, text: str, what: str) -> Call:
-        own = _own(session)
-        return self._driver(own).send(own, text, what)
-
-    def _driver(self, own: MariadbSession) -> Driver:
-        return own.driver or self.driver
+        return self.driver.send(_own(session), text, what)
 
     # --- connections -------------------------------------------------------------------------------
 
@@ -82,16 +78,14 @@ class MariadbResource(Borrowing):
 
     def close(self, session: Session) -> Script[None]:
         # A prepared branch is detached by closing and stays (DATABASES MariaDB 6).
-        own = _own(session)
-        yield self._driver(own).close(own)
+        yield self.driver.close(_own(session))
 
     def abandon(self, session: Session) -> None:
-        own = _own(session)
-        self._driver(own).abandon(own)
+        self.driver.abandon(_own(session))
 
     def is_usable(self, session: Session) -> bool:
         own = _own(session)
-        return super().is_usable(own) and own.phase is Phase.NONE and self._driver(own).is_connected(own)
+        return super().is_usable(own) and own.phase is Phase.NONE and self.driver.of(own).is_connected(own)
 
     # --- set-up --------------------------------------------------------------------------------------
 

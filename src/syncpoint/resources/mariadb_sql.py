@@ -22,7 +22,7 @@ prepared branch, so that others can finish it though its client vanished without
 LOCK_WAIT_S = 1  # for statements that finish or find out: they may answer "ask again"
 
 # The state a finishing session needs, whatever an earlier branch has left on it.
-_CALM = f"SET SESSION autocommit=1,max_statement_time=0,innodb_lock_wait_timeout={LOCK_WAIT_S},lock_wait_timeout=10"
+CALM = f"SET SESSION autocommit=1,max_statement_time=0,innodb_lock_wait_timeout={LOCK_WAIT_S},lock_wait_timeout=10"
 
 GREETING = (
     "SELECT CONNECTION_ID(),"
@@ -81,7 +81,7 @@ def first_contact(coordinator: Guid, incarnation: int) -> str:
     """Read the GUID, leave the incarnation (never lowering it, never in a newer format's table), read what is there."""
     who = hexadecimal(coordinator.raw)
     return (
-        f"{_CALM}; SELECT guid, format FROM syncpoint.resource; "
+        f"{CALM}; SELECT guid, format FROM syncpoint.resource; "
         f"INSERT INTO syncpoint.coordinator (coordinator, incarnation) SELECT {who}, {incarnation} "
         f"FROM syncpoint.resource WHERE format <= {SCHEMA_FORMAT} "
         f"ON DUPLICATE KEY UPDATE incarnation = GREATEST(syncpoint.coordinator.incarnation, {incarnation}); "
@@ -149,8 +149,8 @@ def _where(identifier: Identifier) -> str:
 def finish(identifier: Identifier, *, commit: bool) -> str:
     """End a prepared branch. After COMMIT look for its evidence: an OK alone may be a lie (DATABASES MariaDB 2)."""
     if not commit:
-        return f"{_CALM}; XA ROLLBACK {xid(identifier)}"
-    return f"{_CALM}; XA COMMIT {xid(identifier)}; SELECT committed FROM syncpoint.evidence WHERE {_where(identifier)}"
+        return f"{CALM}; XA ROLLBACK {xid(identifier)}"
+    return f"{CALM}; XA COMMIT {xid(identifier)}; SELECT committed FROM syncpoint.evidence WHERE {_where(identifier)}"
 
 
 def look(connection_id: int) -> str:
@@ -171,18 +171,18 @@ def kill_and_finish(connection_id: int, identifier: Identifier, *, commit: bool)
 def read_evidence(identifier: Identifier) -> str:
     """A locking read: it sees the newest row, and a row that is being written makes it fail at once (1205)."""
     where = _where(identifier)
-    return f"{_CALM}; SELECT committed FROM syncpoint.evidence WHERE {where} LOCK IN SHARE MODE NOWAIT"
+    return f"{CALM}; SELECT committed FROM syncpoint.evidence WHERE {where} LOCK IN SHARE MODE NOWAIT"
 
 
 def settle(identifier: Identifier) -> str:
     """A statement of its own: an error (1062) rolls it back, and what follows reads anew (DATABASES MariaDB 9)."""
-    return f"{_CALM}; {leave_evidence(identifier, committed=False)}"
+    return f"{CALM}; {leave_evidence(identifier, committed=False)}"
 
 
 def evidence_attempts(coordinator: Guid, after: Attempt, limit: int) -> str:
     who = hexadecimal(coordinator.raw)
     return (
-        f"{_CALM}; SELECT DISTINCT attempt FROM syncpoint.evidence "
+        f"{CALM}; SELECT DISTINCT attempt FROM syncpoint.evidence "
         f"WHERE coordinator = {who} AND attempt >= {after.to_int()} ORDER BY attempt LIMIT {int(limit)}"
     )
 
@@ -192,7 +192,7 @@ def evidence_rows(coordinator: Guid, attempts: Sequence[Attempt]) -> str:
     numbers = ",".join(str(attempt.to_int()) for attempt in attempts)
     who = hexadecimal(coordinator.raw)
     return (
-        f"{_CALM}; SELECT attempt, branch FROM syncpoint.evidence WHERE coordinator = {who} AND attempt IN ({numbers})"
+        f"{CALM}; SELECT attempt, branch FROM syncpoint.evidence WHERE coordinator = {who} AND attempt IN ({numbers})"
     )
 
 

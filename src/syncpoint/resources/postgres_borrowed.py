@@ -25,6 +25,11 @@ class Borrowing(Resource):
 
     _driver: Driver
 
+    @property
+    def driver(self) -> Driver:
+        """For a journal that lives in this database."""
+        return self._driver
+
     def borrow(self, connection: Any, runtime: Runtime) -> Script[tuple[Session, Guid | None]]:
         if not isinstance(connection, psycopg.Connection):
             raise ConfigurationError(

@@ -214,7 +214,8 @@ def inspect(driver: Driver, session: PostgresSession) -> Script[list[Finding]]:
 def _slots(slots: int, connections: int) -> list[Finding]:
     fix = f"ALTER SYSTEM SET max_prepared_transactions = {connections};  -- then restart the server"
     if slots == 0:
-        return [Finding(Severity.REFUSED, "max_prepared_transactions", "0: the server cannot prepare any branch", fix)]
+        found = "0: the server cannot prepare any branch"
+        return [Finding(Severity.REFUSED, "max_prepared_transactions", found, fix, for_prepare=True)]
     if slots < connections:
         found = f"{slots}, fewer than max_connections = {connections}: prepares can fail under load"
         return [Finding(Severity.WARNING, "max_prepared_transactions", found, fix)]

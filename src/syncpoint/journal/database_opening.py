@@ -1,0 +1,100 @@
+"""Opening a journal in a database: refuse what cannot keep its promise, make the tables, draw an incarnation.
+
+Not for: anything after that (database.py).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from syncpoint.errors import FormatTooNew, JournalRefused, JournalUnavailable, SetupRefused
+from syncpoint.ids import Guid, Incarnation
+from syncpoint.journal import rows
+from syncpoint.journal.statements import JOURNAL_FORMAT, Statements
+from syncpoint.journal.store import Row, Said, Store, Trouble
+from syncpoint.ports import Random
+from syncpoint.resources.base import Session, Severity
+from syncpoint.steps import Script
+
+
+@dataclass(frozen=True, slots=True)
+class Opened:
+    """A journal's head."""
+
+    journal: Guid
+    database: Guid
+
+
+def open_head(store: Store, sql: Statements, session: Session, random: Random, cluster: str) -> Script[Opened]:
+    """Check the database and the journal in it, making it when it is not there.
+
+    Raises SetupRefused, JournalRefused, FormatTooNew; nothing is changed then. `cluster` is whose journal it must be.
+    """
+    yield from _refuse_lies(store, session)
+    said = yield from _head(store, sql, session)
+    if said.trouble in (Trouble.MISSING, Trouble.DENIED) or (said.trouble is Trouble.NONE and not said.rows[0]):
+        yield from _make(store, sql, session, random, cluster)
+        said = yield from _head(store, sql, session)
+    if said.trouble is not Trouble.NONE:
+        raise store.refused(said)
+    guid, format_, whose, _, refused = said.rows[0][0]
+    if int(format_ or 0) > JOURNAL_FORMAT:
+        raise FormatTooNew("journal's schema", int(format_ or 0), JOURNAL_FORMAT)
+    _check_cluster(store, whose or "", cluster)
+    if refused:
+        raise JournalRefused(
+            f"The journal in {store.resource.safe_url} is an older copy: {refused}",
+            advice="Restore the newest one. If that is lost for good: `syncpoint journal adopt-copy`.",
+        )
+    return Opened(Guid.parse(guid or ""), Guid.parse(_only(said.rows[1])))
+
+
+def _refuse_lies(store: Store, session: Session) -> Script[None]:
+    findings = yield from store.resource.inspect(session)
+    # A journal prepares nothing in its own database, and makes its own tables.
+    refused = [one for one in findings if one.severity is Severity.REFUSED and not one.for_prepare]
+    if refused:
+        raise SetupRefused(
+            f"The journal's database ({store.resource.safe_url}) is set up so that a decision could be lost: "
+            + "; ".join(f"{one.check}: {one.found}" for one in refused)
+            + ".",
+            advice=" ".join(one.fix for one in refused if one.fix),
+        )
+
+
+def _head(store: Store, sql: Statements, session: Session) -> Script[Said]:
+    return (yield from store.run(session, [sql.head(), sql.database_guid()], "journal: read its head"))
+
+
+def _make(store: Store, sql: Statements, session: Session, random: Random, cluster: str) -> Script[None]:
+    yield from store.resource.initialise(session)
+    said = yield from store.make_tables(session)
+    if said.trouble is not Trouble.NONE:
+        raise store.refused(said)
+    said = yield from store.run(session, [sql.begin_journal(random.bytes(16), cluster)], "journal: begin it")
+    if said.trouble is not Trouble.NONE:
+        raise store.refused(said)
+
+
+def _check_cluster(store: Store, found: str, wanted: str) -> None:
+    if found != wanted:
+        raise JournalRefused(
+            f"The schema syncpoint in {store.resource.safe_url} holds the journal of the cluster {found!r}, "
+            f"not of {wanted!r}.",
+            advice="Two clusters never share a journal: use another database, or give the right ?cluster=….",
+        )
+
+
+def draw(store: Store, sql: Statements, session: Session, process: str) -> Script[Incarnation]:
+    """The next incarnation, forced before use. Raises JournalUnavailable, ConnectionLost."""
+    said = yield from store.run(session, sql.draw(process), "journal: draw an incarnation")
+    if said.trouble is not Trouble.NONE:
+        raise JournalUnavailable(
+            f"The journal's database ({store.resource.safe_url}) refused an incarnation: {said.error}.",
+            advice="Nothing was done; try again.",
+        ) from said.error
+    return Incarnation(rows.number(said.rows[-1]))
+
+
+def _only(found: tuple[Row, ...]) -> str:
+    return found[0][0] or "" if found else ""

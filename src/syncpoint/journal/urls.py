@@ -1,0 +1,110 @@
+"""From a URL, or a resource's table, to the journal in that database; its options are part of the URL's query.
+
+    journal="postgresql://app@host/bank?cluster=shop&retention_s=86400"     journal="bank?dead_after_s=10"
+
+Not for: folders (folder.py), or connecting.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+from collections.abc import Callable, Mapping
+from dataclasses import fields, replace
+from typing import Any
+
+from syncpoint.errors import ConfigurationError
+from syncpoint.journal.database import DatabaseJournal, Options
+from syncpoint.journal.store import Store
+from syncpoint.ports import Clock, Random
+from syncpoint.resources.base import Mode, Resource
+from syncpoint.resources.registry import make_resource
+
+OPTION_NAMES = frozenset(one.name for one in fields(Options))
+CLUSTER_SIZE_CHARS_MAX = 64
+
+
+def _postgres(resource: Resource) -> Store:
+    from syncpoint.journal.postgres_store import PostgresStore
+    from syncpoint.resources.postgres import PostgresResource
+
+    assert isinstance(resource, PostgresResource)
+    return PostgresStore(resource)
+
+
+def _mariadb(resource: Resource) -> Store:
+    from syncpoint.journal.mariadb_store import MariadbStore
+    from syncpoint.resources.mariadb import MariadbResource
+
+    assert isinstance(resource, MariadbResource)
+    return MariadbStore(resource)
+
+
+_STORES: Mapping[str, Callable[[Resource], Store]] = {"postgresql": _postgres, "mariadb": _mariadb}
+
+
+def database_journal(
+    spec: str | Mapping[str, Any], query: str, *, mode: Mode, clock: Clock, random: Random, name: str = "journal"
+) -> DatabaseJournal:
+    """The journal in the database that `spec`, a URL or a resource's table, names; touches nothing.
+
+    `query` holds what was said of the journal itself, and, with a URL, of how to connect. Raises ConfigurationError.
+    """
+    table = dict(spec) if isinstance(spec, Mapping) else {"url": spec}
+    table.pop("pool_size_max", None)
+    options, others = split_options(query)
+    if others:
+        table["url"] = f"{table['url']}{'&' if '?' in str(table['url']) else '?'}{'&'.join(others)}"
+    scheme = str(table.get("url", "")).partition("://")[0]
+    if scheme not in _STORES:
+        raise ConfigurationError(
+            f"A journal cannot live at {scheme}://.",
+            advice='Give a folder, journal="./syncpoint-journal", or a database: postgresql://… or mariadb://….',
+        )
+    resource = make_resource(name, table, mode=mode, clock=clock, random=random)
+    process = f"{socket.gethostname()}, process {os.getpid()}"
+    return DatabaseJournal(_STORES[scheme](resource), clock=clock, random=random, process=process, options=options)
+
+
+def split_options(query: str) -> tuple[Options, list[str]]:
+    """The journal's own options, and the rest of the query. Raises ConfigurationError."""
+    options, others = Options(), []
+    for part in filter(None, query.split("&")):
+        key, _, value = part.partition("=")
+        if key in OPTION_NAMES:
+            options = replace(options, **{key: _value(key, value)})
+        else:
+            others.append(part)
+    if not options.heartbeat_s < options.dead_after_s:
+        raise ConfigurationError(
+            f"The journal's heartbeat_s={options.heartbeat_s:g} is not below dead_after_s={options.dead_after_s:g}.",
+            advice="Leave room for several signs of life, for example heartbeat_s=0.5 and dead_after_s=3.",
+        )
+    return options, others
+
+
+def _value(key: str, value: str) -> Any:
+    if key == "cluster":
+        if len(value) > CLUSTER_SIZE_CHARS_MAX:
+            raise ConfigurationError(
+                f"The journal's cluster name has {len(value)} characters.", advice=f"At most {CLUSTER_SIZE_CHARS_MAX}."
+            )
+        return value
+    kind = int if key == "sessions_max" else float
+    try:
+        number = kind(value)
+    except ValueError:
+        number = 0
+    if not 0 < number < float("inf"):
+        raise ConfigurationError(f"The journal's {key}={value!r} is no number above 0.", advice="Give such a number.")
+    return number
+
+
+def address_of(journal: str) -> str:
+    """What may be shown and written down of where a journal is: no user's secrets, no options."""
+    scheme, separator, rest = journal.partition("://")
+    if not separator:
+        return journal
+    place = rest.partition("?")[0]
+    user, at, host = place.rpartition("@")
+    return f"{scheme}://{user.partition(':')[0]}{at}{host}"
