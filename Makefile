@@ -11,7 +11,7 @@ help:  ## say what there is
 
 setup: $(STAMP)  ## make .venv with everything in it
 
-$(STAMP): pyproject.toml scripts/setup.sh
+$(STAMP): pyproject.toml scripts/setup.sh scripts/mysqlclient.sh
 	@PYTHON="$(PYTHON)" scripts/setup.sh $(STAMP)
 
 demo: setup  ## run the demonstration

@@ -38,8 +38,8 @@ def why_not(wrapper: Any) -> tuple[str, str] | None:
         return (
             "is inside transaction.atomic() already, whose end would be a commit of its own",
             (
-                "Begin syncpoint.django.atomic() outside it; inside, transaction.atomic() makes savepoints. A view under "
-                "ATOMIC_REQUESTS needs @transaction.non_atomic_requests."
+                "Begin syncpoint.django.atomic() outside it; inside, transaction.atomic() makes savepoints. A view "
+                "under ATOMIC_REQUESTS needs @transaction.non_atomic_requests."
             ),
         )
     if not wrapper.settings_dict["AUTOCOMMIT"] or (wrapper.connection is not None and not wrapper.autocommit):
