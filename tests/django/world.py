@@ -128,20 +128,22 @@ def outside(url: str, statement: str) -> list[tuple[Any, ...]]:
         with psycopg.connect(url) as connection:
             cursor = connection.execute(statement.encode())
             return cursor.fetchall() if cursor.description else []
-    parts = urlsplit(url)
-    with (
-        pymysql.connect(
-            host=parts.hostname,
-            port=parts.port or 3306,
-            user=parts.username,
-            password=parts.password or "",
-            database=parts.path[1:],
-            autocommit=True,
-        ) as mariadb,
-        mariadb.cursor() as cursor_,
-    ):
+    with connect(url) as mariadb, mariadb.cursor() as cursor_:
         cursor_.execute(statement)
         return list(cursor_.fetchall())
+
+
+def connect(url: str) -> Any:
+    """A connection of PyMySQL's own, in autocommit mode."""
+    parts = urlsplit(url)
+    return pymysql.connect(
+        host=parts.hostname,
+        port=parts.port or 3306,
+        user=parts.username,
+        password=parts.password or "",
+        database=parts.path[1:],
+        autocommit=True,
+    )
 
 
 def make_table(url: str) -> None:

@@ -27,7 +27,7 @@ from syncpoint.django.errors import AsyncNotSupported, RefusedInBlock
 from syncpoint.django.loans import Loan
 from syncpoint.errors import ConfigurationError
 from syncpoint.manager import context
-from syncpoint.manager.base import Wait, check_wait, no_decorated_id, no_nested_id
+from syncpoint.manager.base import Wait, check_wait, no_decorated_id, no_nested_id, should_retry
 from syncpoint.manager.sync import Transaction, TransactionBlock, TransactionManager
 
 P = ParamSpec("P")
@@ -218,10 +218,13 @@ class Outermost:
     def _unfinished(self) -> str:
         """Asked by the manager before it commits: why it must not be."""
         assert self.tx is not None
+        work = self.tx.work
         for loan in self._loans:
-            why = state.unfinished(loan.wrapper)
-            if why:
-                self.tx.work.error = self.tx.work.error or loan.wrapper.rollback_exc
+            why, cause = state.unfinished(loan.wrapper), loan.wrapper.rollback_exc
+            if why and cause is not None and should_retry(work.core, cause):
+                work.cancel(why, cause)  # a deadlock, say: running it again may help
+            elif why:
+                work.error = work.error or cause
                 return why
         return ""
 
