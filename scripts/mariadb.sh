@@ -1,12 +1,14 @@
 #!/usr/bin/env bash
 # See that there is a MariaDB server to test against: from the system's packages when this user may install them,
-# else say what to install. The package is the bare server: it starts nothing; the tests run private copies.
+# else say what to install. The packages are the bare programs: they start nothing; the tests run private copies.
+# (`my_print_defaults`, without which `mariadb-install-db` fails, has moved from the server's package to the client's.)
 # (PostgreSQL comes with the development tools, from the package index.)
 set -euo pipefail
 
 export PATH="$PATH:/usr/sbin:/usr/local/sbin:/usr/local/bin"
-# mariadb-install-db needs my_print_defaults, which Debian keeps in the client's package.
-present() { command -v mariadbd >/dev/null && command -v mariadb-install-db >/dev/null && command -v my_print_defaults >/dev/null; }
+present() {
+    command -v mariadbd >/dev/null && command -v mariadb-install-db >/dev/null && command -v my_print_defaults >/dev/null
+}
 present && exit 0
 
 as_root=()

@@ -43,7 +43,7 @@ def mariadb_server() -> Iterator[MariadbServer]:
     from syncpoint.testing.servers.mariadb import MariadbServer
 
     if not MariadbServer.available():
-        _missing("MariaDB tests need mariadbd (see scripts/mariadb.sh) and: pip install PyMySQL asyncmy")
+        _missing("MariaDB tests need a server (scripts/mariadb.sh says how) and: pip install PyMySQL asyncmy")
     with MariadbServer() as server:
         yield server
 

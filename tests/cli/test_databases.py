@@ -5,9 +5,11 @@ Not for: every check of every adapter (resources/).
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from pathlib import Path
 
+import apsw
 import pytest
 
 from syncpoint.testing.servers.mariadb import MariadbServer
@@ -66,6 +68,30 @@ def test_doctor_of_a_lying_mariadb(command: Command, lying_mariadb: MariadbServe
     [finding] = [one for one in report["findings"] if one["check"] == "innodb_flush_log_at_trx_commit"]
     assert (report["ok"], finding["severity"]) == (False, "refused")
     assert "SET GLOBAL innodb_flush_log_at_trx_commit = 1" in finding["fix"]
+
+
+def test_doctor_makes_no_sqlite_file_and_switches_none(command: Command) -> None:
+    ran = command("doctor", "sqlite:///typo.db", "--json")
+    assert (ran.exit_code, os.listdir()) == (0, [])
+    [finding] = ran.json["resources"][0]["findings"]
+    assert finding["found"] == "not there yet; made at first use"
+    Path("empty.db").touch()
+    assert command("doctor", "sqlite:///empty.db").exit_code == 0
+    assert Path("empty.db").stat().st_size == 0
+    before = _plain_sqlite("old.db")
+    assert command("doctor", "sqlite:///old.db?journal_mode=wal").exit_code == 0
+    assert Path("old.db").read_bytes() == before
+    gone = command("doctor", "sqlite:///gone.db?mode=rw", "--json")
+    assert (gone.exit_code, "no such file" in gone.stdout) == (1, True)
+    assert not Path("gone.db").exists()
+
+
+def _plain_sqlite(name: str) -> bytes:
+    """A file in SQLite's own default mode; its bytes."""
+    connection = apsw.Connection(name)
+    connection.execute("CREATE TABLE t (id INTEGER PRIMARY KEY)")
+    connection.close()
+    return Path(name).read_bytes()
 
 
 def test_doctor_of_a_lying_sqlite(command: Command) -> None:
@@ -173,6 +199,8 @@ def test_init_without_rights_prints_the_sql(
     [one] = command("init", postgres_server.url(database, role), "--json").json["resources"]
     assert not one["ok"]
     assert "init --print-sql" in one["error"]
+    assert "\n" not in one["error"], "one paragraph; the statements stand beside it"
+    assert ran.stdout.count("CREATE SCHEMA") == 1
     doctor = command("doctor", postgres_server.url(database, role))
     assert doctor.exit_code == 1
     assert "init --print-sql" in doctor.stdout

@@ -37,7 +37,8 @@ def configured(postgres_server: PostgresServer) -> dict[str, str]:
     databases["serializable"] = entry(urls["second"], OPTIONS={"isolation_level": 4})
     databases["requests"] = entry(urls["second"], ATOMIC_REQUESTS=True)
     databases["files"] = {"ENGINE": "django.db.backends.sqlite3", "NAME": ":memory:"}
-    databases["ledger"] = entry("mariadb://nobody@localhost/none")  # until there is a server
+    if worlds.HAS_MYSQLCLIENT:
+        databases["ledger"] = entry("mariadb://nobody@localhost/none")  # until there is a server
     worlds.configure(databases, {})
     worlds.model()
     return urls

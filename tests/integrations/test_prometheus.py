@@ -296,3 +296,30 @@ def test_multiprocess_mode(tmp_path: Path, registry: CollectorRegistry, scraper:
     finally:
         for member in members:
             member.communicate("\n")
+
+
+FORKER = """
+import os, sys, syncpoint
+from prometheus_client import REGISTRY
+from syncpoint.integrations import prometheus
+running = lambda: REGISTRY.get_sample_value("syncpoint_transactions_running", {"manager": ""})
+manager = syncpoint.TransactionManager(sys.argv[1], {"m": "memory://m"})
+prometheus.enable(manager)
+with manager, manager.transaction():
+    before = running()
+    child = os.fork()
+    if not child:
+        with manager.transaction():
+            pass
+        print("child", before, running(), flush=True)
+        os._exit(0)
+    os.waitpid(child, 0)
+    print("parent", running(), flush=True)
+"""
+
+
+def test_a_forked_child_counts_what_it_runs_itself(tmp_path: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", FORKER, str(tmp_path / "journal")], capture_output=True, text=True
+    )
+    assert (done.stdout.splitlines(), done.stderr) == (["child 1.0 0.0", "parent 1.0"], "")

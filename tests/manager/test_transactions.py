@@ -201,10 +201,31 @@ def test_answered_when_decided_phase_two_follows(bench: Bench) -> None:
         bench.put(tx)
     assert tx.is_committed
     assert bench.in_doubt() == "ab"
-    assert manager.outcome("x").state is OutcomeState.RUNNING
     go.set()
     wait_until(lambda: bench.rows() == "ab", "phase two follows", 10.0)
-    wait_until(lambda: manager.outcome("x").state is OutcomeState.COMMITTED, "it ends", 10.0)
+    wait_until(lambda: manager.outcome("x").pending == (), "it ends", 10.0)
+    bench.assert_quiet()
+
+
+def test_whoever_asks_is_told_what_the_caller_was_told(bench: Bench) -> None:
+    """Before phase two has ended: by this process, by another one, and for a resend."""
+    manager, other = bench.manager(), bench.manager()
+    trap = Trap()
+    trap.watch(manager._runner)
+    go = threading.Event()
+    trap.before("COMMIT a, COMMIT b", lambda: go.wait(10.0))
+    with manager.transaction(wait="decided", id="x", fingerprint="f") as tx:
+        bench.put(tx)
+        tx.set_result(7)
+    try:
+        outcome = manager.outcome("x")
+        assert (outcome.state, outcome.result, sorted(outcome.pending)) == (OutcomeState.COMMITTED, 7, ["a", "b"])
+        assert other.outcome("x").state is OutcomeState.COMMITTED
+        assert other.run(lambda tx: 99, id="x", fingerprint="f") == 7
+        assert manager.run(lambda tx: 99, id="x", fingerprint="f") == 7
+    finally:
+        go.set()
+    wait_until(lambda: bench.rows() == "ab", "phase two follows", 10.0)
     bench.assert_quiet()
 
 

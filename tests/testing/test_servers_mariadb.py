@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 
+from syncpoint.testing.servers import mariadb
 from syncpoint.testing.servers.mariadb import MariadbServer
 
 pytestmark = pytest.mark.skipif(not MariadbServer.available(), reason="mariadbd is not installed")
@@ -31,6 +32,12 @@ def wait_until(condition: Callable[[], bool], seconds_max: float = 20.0) -> None
     while not condition():
         assert time.monotonic() < deadline, "it did not happen in time"
         time.sleep(0.01)
+
+
+def test_a_server_without_all_its_programs_is_not_available(monkeypatch: pytest.MonkeyPatch) -> None:
+    """`mariadb-install-db` calls `my_print_defaults`, which Debian has moved to another package."""
+    monkeypatch.setattr(mariadb, "_program", lambda name: None if name == "my_print_defaults" else f"/bin/{name}")
+    assert not MariadbServer.available()
 
 
 def test_committed_and_prepared_work_survives_a_kill_and_a_restart() -> None:

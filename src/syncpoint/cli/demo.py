@@ -26,7 +26,14 @@ def _group() -> None:
 @app.command("transfer")
 def transfer(
     ctx: typer.Context,
-    seconds: Annotated[float, typer.Option("--seconds", min=1, help="How long to transfer, about.")] = 15,
+    seconds: Annotated[
+        float,
+        typer.Option(
+            "--seconds",
+            min=1,
+            help="How long to transfer, about; on a busy machine longer, until there is something to show.",
+        ),
+    ] = 15,
     seed: Annotated[int, typer.Option("--seed", help="Of the transfers, and of what is killed when.")] = 1,
     as_json: JsonOption = False,
 ) -> None:

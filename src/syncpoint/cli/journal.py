@@ -1,5 +1,7 @@
 """`syncpoint journal …`: a journal's folder, read as files. No manager is started; only adopt-copy changes anything.
 
+A journal in a database can be adopted; its rows are read by `in-doubt` and `show`, and by any client of the database.
+
 What a commit stored for its caller and for redo is your data: only its size is shown unless `--data` asks for it.
 Not for: reading the format (journal/inspect.py).
 """
@@ -7,6 +9,7 @@ Not for: reading the format (journal/inspect.py).
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Annotated, Any, TypeAlias
 
 import msgspec
@@ -14,12 +17,18 @@ import typer
 from rich.console import Group, RenderableType
 from rich.text import Text
 
-from syncpoint.cli.options import JsonOption, YesOption
+from syncpoint.cli import setup
+from syncpoint.cli.databases import with_session
+from syncpoint.cli.options import ConfigOption, JsonOption, YesOption
 from syncpoint.cli.output import output_of, plain
 from syncpoint.cli.views import moment, table
+from syncpoint.config import hide_secrets
+from syncpoint.errors import ConfigurationError
 from syncpoint.ids import Attempt, Identifier
 from syncpoint.journal import inspect
-from syncpoint.journal.inspect import Damage, RecordLine, VerifyReport
+from syncpoint.journal.database_admin import AdoptedDatabase
+from syncpoint.journal.inspect import AdoptReport, Damage, RecordLine, VerifyReport
+from syncpoint.journal.urls import is_database
 from syncpoint.records import AnyRecord
 from syncpoint.system import SystemDisk
 
@@ -28,6 +37,9 @@ __all__ = ["app"]
 app = typer.Typer(help="Look at a journal's folder, and mend what can be mended.", no_args_is_help=True)
 
 PathArgument: TypeAlias = Annotated[str, typer.Argument(metavar="PATH", help="The journal's folder.")]
+PlaceArgument: TypeAlias = Annotated[
+    str, typer.Argument(metavar="PATH|URL|NAME", help="The journal's folder, or the database that it is in.")
+]
 DataOption: TypeAlias = Annotated[
     bool, typer.Option("--data", help="Print stored results and state information too: they hold your data.")
 ]
@@ -69,21 +81,44 @@ def salvage(ctx: typer.Context, path: PathArgument, data: DataOption = False, as
 
 
 @app.command("adopt-copy")
-def adopt_copy(ctx: typer.Context, path: PathArgument, yes: YesOption = False, as_json: JsonOption = False) -> None:
-    """Make a copied, moved or restored folder the journal from now on. The original must be out of use for good."""
+def adopt_copy(
+    ctx: typer.Context,
+    path: PlaceArgument,
+    yes: YesOption = False,
+    config: ConfigOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Make a copied, moved or restored journal the one in use from now on. The original must be out of use for good."""
     out = output_of(ctx, as_json)
+    shown = hide_secrets(path)
     out.require_yes(yes)
     if not yes:
         typer.echo(
             "If the original is still in use, or decided anything after this copy was made, databases can end up torn.",
             err=True,
         )
-        typer.confirm(f"Use {path} from now on?", abort=True, err=True)
-    report = inspect.adopt_copy(_folder(path), SystemDisk())
-    out.document(report, lambda: Text(f"{path} is the journal of coordinator {report.coordinator} from now on."))
+        typer.confirm(f"Use {shown} from now on?", abort=True, err=True)
+    report = _adopt(path, config)
+    out.document(report, lambda: Text(f"{shown} is the journal of coordinator {report.coordinator} from now on."))
+
+
+def _adopt(path: str, config: str | None) -> AdoptReport | AdoptedDatabase:
+    if Path(path.removeprefix("file://")).exists():
+        return inspect.adopt_copy(_folder(path), SystemDisk())
+    settings = setup.settings_of(config=config, journal=path)
+    if not is_database(path, settings.resources):
+        return inspect.adopt_copy(_folder(path), SystemDisk())
+    admin = setup.journal_admin(settings)
+    return with_session(admin.store.resource, lambda _, session: admin.adopt(session))
 
 
 def _folder(path: str) -> str:
+    """The folder that is meant. Raises ConfigurationError for a database."""
+    if is_database(path, ()):
+        raise ConfigurationError(
+            "This journal is in a database: there are no files to read.",
+            advice="Use `syncpoint in-doubt` and `syncpoint show ID`; its rows are in the table syncpoint.record.",
+        )
     return path.removeprefix("file://")
 
 

@@ -19,7 +19,7 @@ ConfigOption: TypeAlias = Annotated[
     ),
 ]
 JournalOption: TypeAlias = Annotated[
-    str | None, typer.Option("--journal", metavar="URL|FOLDER", help="The journal, instead of the configured one.")
+    str | None, typer.Option("--journal", metavar="URL|NAME|FOLDER", help="The journal, instead of the configured one.")
 ]
 ResourceOption: TypeAlias = Annotated[
     list[str] | None,

@@ -110,5 +110,6 @@ def plain(value: Any) -> Any:
         case Set():
             return sorted((plain(item) for item in value), key=str)
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        return {field.name: plain(getattr(value, field.name)) for field in dataclasses.fields(value)}
+        shown = [field.name for field in dataclasses.fields(value) if field.metadata.get("shown", True)]
+        return {name: plain(getattr(value, name)) for name in shown}
     return str(value)

@@ -10,10 +10,11 @@ from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from dataclasses import replace
 from pathlib import Path
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from syncpoint.config import ResourceSettings, Settings, find_file, load, parse_resource_option
 from syncpoint.errors import ConfigurationError, JournalRefused
+from syncpoint.journal.urls import is_database
 from syncpoint.manager.reports import (
     HeuristicEntry,
     InDoubtBranch,
@@ -25,7 +26,10 @@ from syncpoint.manager.reports import (
 from syncpoint.resources.base import Resource
 from syncpoint.resources.registry import make_resource
 
-__all__ = ["Manager", "make", "make_manager", "open_manager", "settings_of"]
+if TYPE_CHECKING:
+    from syncpoint.journal.database_admin import DatabaseAdmin
+
+__all__ = ["Manager", "journal_admin", "make", "make_manager", "open_manager", "settings_of"]
 
 
 class Manager(Protocol):
@@ -79,7 +83,8 @@ def open_manager(
         raise ConfigurationError(
             f"No resource is configured ({where}).", advice="Write them under [resources], or give --resource name=url."
         )
-    _must_be_there(settings.journal)
+    if not is_database(settings.journal, settings.resources):
+        _must_be_there(settings.journal)
     return make_manager(settings)
 
 
@@ -100,13 +105,25 @@ def _must_be_there(journal: str) -> None:
     """A command looks at a journal that is there. Only an application begins one: here a wrong path must be told."""
     folder = journal.removeprefix("file://")
     try:
-        missing = "://" not in folder and not Path(folder).exists()
+        missing = not Path(folder).exists()
     except OSError:
         return  # it cannot even be looked for: opening it says why
     if missing:
         raise JournalRefused(
             f"There is no journal at {folder}.", advice="Name the folder that the application uses; mind where you are."
         )
+
+
+def journal_admin(settings: Settings) -> DatabaseAdmin:
+    """The database that holds the journal, for blocking use. Raises ConfigurationError."""
+    from syncpoint.journal.database_admin import DatabaseAdmin
+    from syncpoint.journal.urls import database_place
+    from syncpoint.system import SystemClock, SystemRandom
+
+    random = SystemRandom()
+    tables = {name: one.table() for name, one in settings.resources.items()}
+    place = database_place(settings.journal or "", tables, mode="sync", clock=SystemClock(), random=random)
+    return DatabaseAdmin(place.store, random, place.options.cluster)
 
 
 def make(settings: ResourceSettings) -> Resource:

@@ -17,6 +17,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
 
+import apsw
+
 from syncpoint.demo.bank import Bank, Eyes
 from syncpoint.demo.worker import Plan, read_log
 from syncpoint.ids import Identifier
@@ -24,7 +26,6 @@ from syncpoint.ids import Identifier
 WATCH_PERIOD_S = 0.01
 UNDER_WAY_S = 0.01
 WATCH_S_MAX = 60.0
-HUNT_S_MAX = 3.0
 
 
 class Server(Protocol):
@@ -46,6 +47,9 @@ class Tally:
     restarts: int = 0
     caught: set[Identifier] = field(default_factory=set)
     """Branches seen prepared after their worker was killed."""
+    ended_by_commit: int = 0
+    ended_by_abort: int = 0
+    """Kills in a commit by how it ended, as seen at once; the audit counts again in the end."""
     longest_lock_after_kill_ms: float = 0.0
     longest_lock_after_restart_ms: float = 0.0
 
@@ -157,14 +161,15 @@ class Chaos:
 
     # --- kills ----------------------------------------------------------------------------------------------
 
-    def kill_one(self, until: float) -> None:
+    def kill_one(self, until: float, hunt_s_max: float) -> None:
         """Kill a worker in the middle of a commit, and put a new one in its place; give up at `until` (monotonic).
 
         To hit that moment, a worker that has something prepared is stopped (SIGSTOP) and looked at again; if it is not
-        in the wanted part of a commit it goes on (SIGCONT). Every other kill is wanted after the decision.
+        in the wanted part of a commit it goes on (SIGCONT). Every other kill is wanted after the decision; when that
+        moment was not met for `hunt_s_max` seconds, any moment of a commit will do.
         """
         wants_decided = self.tally.kills_in_commit % 2 == 1
-        hunt_until = time.monotonic() + HUNT_S_MAX
+        hunt_until = time.monotonic() + hunt_s_max
         while time.monotonic() < until:
             found = self._suspect()
             if found is None:
@@ -173,7 +178,7 @@ class Chaos:
             slot.freeze()
             time.sleep(UNDER_WAY_S)  # what it had sent before is done now; what is prepared stays so
             caught = _branches_of(self._eyes, incarnation)
-            if caught and (not wants_decided or self._is_decided(caught) or time.monotonic() > hunt_until):
+            if caught and (time.monotonic() > hunt_until or self._is_decided(self._eyes, caught) is wants_decided):
                 self._kill(slot, incarnation)
                 return
             slot.thaw()
@@ -187,9 +192,12 @@ class Chaos:
                 return by_incarnation[incarnation], incarnation
         return None
 
-    def _is_decided(self, caught: set[Identifier]) -> bool:
-        """Whether one of them is still prepared while another branch of its transaction is committed."""
-        return any(self._eyes.committed(name, branch) for branch in caught for name in self._eyes.names)
+    def _is_decided(self, eyes: Eyes, caught: set[Identifier]) -> bool:
+        """Whether some branch of these transactions is committed somewhere already."""
+        try:
+            return any(eyes.committed(name, branch) for branch in caught for name in self.bank.urls)
+        except apsw.BusyError:
+            return False  # the stopped worker holds a lock of the SQLite file; another look will tell
 
     def _kill(self, slot: WorkerSlot, incarnation: int) -> None:
         slot.kill()
@@ -200,11 +208,11 @@ class Chaos:
         if left:
             self.tally.kills_in_commit += 1
             self.tally.caught |= left
-            watcher = threading.Thread(target=self._watch, args=(incarnation, killed_at), daemon=True)
+            watcher = threading.Thread(target=self._watch, args=(incarnation, left, killed_at), daemon=True)
             watcher.start()
             self._watchers.append(watcher)
 
-    def _watch(self, incarnation: int, since: float) -> None:
+    def _watch(self, incarnation: int, left: set[Identifier], since: float) -> None:
         """Until nothing of that process is prepared any more. A thread of its own, with eyes of its own."""
         eyes = Eyes(self.bank)
         disturbed = self._disturbed.is_set()
@@ -217,8 +225,13 @@ class Chaos:
                 if not (disturbed or self._disturbed.is_set()):
                     raise
             time.sleep(WATCH_PERIOD_S)
-        eyes.close()
         self._record(time.monotonic() - since, disturbed=disturbed)
+        with suppress(Exception):  # a database restarts just now
+            if self._is_decided(eyes, left):
+                self.tally.ended_by_commit += 1
+            else:
+                self.tally.ended_by_abort += 1
+        eyes.close()
 
     def _record(self, seconds: float, *, disturbed: bool) -> None:
         milliseconds = seconds * 1000

@@ -5,8 +5,8 @@ restarted; then the books are audited, from outside.
      "duplicated": 0, "in_doubt": 0, "total_before": x, "total_after": x, "longest_lock_after_kill_ms": n,
      "longest_lock_after_restart_ms": n, …}
 
-Also: `restarts`, `finished_by_commit` and `finished_by_abort` (of the branches seen prepared after a kill), `resent`
-(transfers whose answer a kill had swallowed, sent again under the same id). Not for: the parts (bank, worker, chaos).
+Also: `restarts`, `finished_by_commit` and `finished_by_abort` (of the transactions seen prepared after a kill).
+Not for: the parts (bank, worker, chaos).
 """
 
 from __future__ import annotations
@@ -37,6 +37,12 @@ from syncpoint.testing.servers.postgres import PostgresServer
 WORKERS = 4
 TRANSFERS_AT_A_TIME = 16
 KILL_PERIOD_S = 0.7
+HUNT_S_MAX = 2.0
+EXTRA_S_MAX = 60.0
+KILLS_WANTED = 10
+COMMITS_WANTED = 500
+SECONDS = 15.0
+"""In so many seconds so many kills in a commit, and commits. On a busy machine it goes on until it has them."""
 DRAIN_S_MAX = 30.0
 ZEROS = ("torn", "lost", "duplicated", "in_doubt")
 
@@ -52,7 +58,7 @@ class Stage:
     total_before: int
 
 
-def run(seconds: float = 15.0, json: bool = False, seed: int = 1) -> int:
+def run(seconds: float = SECONDS, json: bool = False, seed: int = 1) -> int:
     """Run the demonstration for about `seconds`; returns the exit code: 0 if every promise was kept."""
     if not PostgresServer.available():
         raise ConfigurationError(
@@ -105,8 +111,7 @@ def _set_up(stack: ExitStack, console: Console, seed: int) -> Stage:
 def _perform(stage: Stage, seconds: float, console: Console) -> None:
     until = time.monotonic() + seconds
     trouble: list[BaseException] = []
-    over = threading.Event()
-    chaos = threading.Thread(target=_chaos, args=(stage, until, over, trouble), daemon=True)
+    chaos = threading.Thread(target=_chaos, args=(stage, until, trouble), daemon=True)
     chaos.start()
     with Live(_progress(stage, seconds), console=console, refresh_per_second=4, transient=True) as live:
         while chaos.is_alive():
@@ -119,21 +124,45 @@ def _perform(stage: Stage, seconds: float, console: Console) -> None:
     stage.chaos.close()
 
 
-def _chaos(stage: Stage, until: float, over: threading.Event, trouble: list[BaseException]) -> None:
-    """Kill a worker every half second; restart each database once, in between."""
+def _chaos(stage: Stage, until: float, trouble: list[BaseException]) -> None:
+    """Kill a worker again and again; restart each database once, in between."""
     begun = time.monotonic()
     length = until - begun
     names = list(stage.chaos.servers)
     restarts = [(begun + length * (number + 1) / (len(names) + 1), name) for number, name in enumerate(names)]
     try:
-        while time.monotonic() < until:
+        while time.monotonic() < until or (time.monotonic() < until + EXTRA_S_MAX and _lacks(stage, length)):
             if restarts and time.monotonic() >= restarts[0][0]:
                 stage.chaos.restart(restarts.pop(0)[1])
-            hunt_until = min(until, restarts[0][0]) if restarts else until
-            stage.chaos.kill_one(hunt_until)
-            over.wait(min(KILL_PERIOD_S, max(0.0, hunt_until - time.monotonic())))
+            if time.monotonic() < until or _lacks_kills(stage, length):
+                hunt_until = restarts[0][0] if restarts else max(until, time.monotonic() + HUNT_S_MAX)
+                stage.chaos.kill_one(hunt_until, _hunt_s(stage, length, until))
+            time.sleep(KILL_PERIOD_S)
     except BaseException as error:
         trouble.append(error)
+
+
+def _wanted(whole: int, length: float) -> int:
+    """Of what is wanted in a run of the usual length, the part for one of this length."""
+    return min(whole, round(whole * length / SECONDS))
+
+
+def _hunt_s(stage: Stage, length: float, until: float) -> float:
+    """How long to look for the best moment of the next kill: not so long that there are too few in the end."""
+    still = _wanted(KILLS_WANTED, length) - stage.chaos.tally.kills_in_commit
+    return min(HUNT_S_MAX, max(0.0, (until - time.monotonic()) / max(1, still) - KILL_PERIOD_S))
+
+
+def _lacks(stage: Stage, length: float) -> bool:
+    """Whether there is too little yet to show anything."""
+    committed = _count_events(stage).get("committed", 0)
+    return _lacks_kills(stage, length) or committed < _wanted(COMMITS_WANTED, length)
+
+
+def _lacks_kills(stage: Stage, length: float) -> bool:
+    tally = stage.chaos.tally
+    too_few = tally.kills_in_commit < _wanted(KILLS_WANTED, length)
+    return too_few or not (tally.ended_by_commit and tally.ended_by_abort)
 
 
 def _progress(stage: Stage, left_s: float) -> Table:

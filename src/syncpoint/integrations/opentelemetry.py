@@ -18,7 +18,7 @@ Needs `pip install 'syncpoint[opentelemetry]'`, and an SDK and an exporter that 
     syncpoint.recovery                              a trace of its own, when a pass finished something, or failed
     └── syncpoint.recover                           each branch, linked to its transaction's span if that is known
 
-Names and attributes are stable; `docs/operating.md` lists them. The user's id and texts of errors can hold your data:
+Names and attributes are stable; `docs/metrics.md` lists them. The user's id and texts of errors can hold your data:
 they are recorded only with `details=True`. Not for: metrics (prometheus.py).
 """
 

@@ -7,7 +7,7 @@ Needs `pip install 'syncpoint[prometheus]'`.
     prometheus.enable(manager)                      # before `open`, to miss nothing
     prometheus_client.start_http_server(9000)       # or however the application is scraped
 
-Names and labels are stable: `docs/operating.md` lists them with what to do when they change. Several managers of one
+Names and labels are stable: `docs/metrics.md` lists them. Several managers of one
 process share the metrics and are told apart by the label `manager`, which is empty unless `name` is given. Works in
 prometheus_client's multiprocess mode: nothing is computed at the scrape. Not for: serving the metrics, or spans
 (opentelemetry.py).

@@ -31,10 +31,10 @@ def open_head(store: Store, sql: Statements, session: Session, random: Random, c
     Raises SetupRefused, JournalRefused, FormatTooNew; nothing is changed then. `cluster` is whose journal it must be.
     """
     yield from _refuse_lies(store, session)
-    said = yield from _head(store, sql, session)
+    said = yield from read_head(store, sql, session)
     if said.trouble in (Trouble.MISSING, Trouble.DENIED) or (said.trouble is Trouble.NONE and not said.rows[0]):
-        yield from _make(store, sql, session, random, cluster)
-        said = yield from _head(store, sql, session)
+        yield from make(store, sql, session, random, cluster)
+        said = yield from read_head(store, sql, session)
     if said.trouble is not Trouble.NONE:
         raise store.refused(said)
     guid, format_, whose, _, refused = said.rows[0][0]
@@ -62,11 +62,13 @@ def _refuse_lies(store: Store, session: Session) -> Script[None]:
         )
 
 
-def _head(store: Store, sql: Statements, session: Session) -> Script[Said]:
+def read_head(store: Store, sql: Statements, session: Session) -> Script[Said]:
+    """The journal's one row, then the database's GUID."""
     return (yield from store.run(session, [sql.head(), sql.database_guid()], "journal: read its head"))
 
 
-def _make(store: Store, sql: Statements, session: Session, random: Random, cluster: str) -> Script[None]:
+def make(store: Store, sql: Statements, session: Session, random: Random, cluster: str) -> Script[None]:
+    """Make the tables and the journal's one row, unless they are there. Raises SetupRefused."""
     yield from store.resource.initialise(session)
     said = yield from store.make_tables(session)
     if said.trouble is not Trouble.NONE:

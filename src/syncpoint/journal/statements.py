@@ -53,6 +53,11 @@ class Statements:
     def refuse(self, why: str) -> str:
         return f"UPDATE syncpoint.journal SET refused = {self._words.text(why)}"
 
+    @staticmethod
+    def adopt(raise_by: int) -> str:
+        """Let a restored copy be used, with incarnations above all that the original can have drawn."""
+        return f"UPDATE syncpoint.journal SET refused = NULL, counter = counter + {raise_by}"
+
     def draw(self, process: str) -> list[str]:
         """The next incarnation, alive from now on; the last statement tells its number."""
         number = "(SELECT counter FROM syncpoint.journal)"

@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import os
 import socket
-from collections.abc import Callable, Mapping
-from dataclasses import fields, replace
+from collections.abc import Callable, Container, Mapping
+from dataclasses import dataclass, fields, replace
 from typing import Any
 
 from syncpoint.errors import ConfigurationError
@@ -43,27 +43,50 @@ def _mariadb(resource: Resource) -> Store:
 _STORES: Mapping[str, Callable[[Resource], Store]] = {"postgresql": _postgres, "mariadb": _mariadb}
 
 
-def database_journal(
-    spec: str | Mapping[str, Any], query: str, *, mode: Mode, clock: Clock, random: Random, name: str = "journal"
-) -> DatabaseJournal:
-    """The journal in the database that `spec`, a URL or a resource's table, names; touches nothing.
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Where a journal in a database is."""
 
-    `query` holds what was said of the journal itself, and, with a URL, of how to connect. Raises ConfigurationError.
+    store: Store
+    options: Options
+
+
+def is_database(journal: str, resources: Container[str]) -> bool:
+    """Whether this names a database: by URL, or as a configured resource. Everything else is a folder."""
+    return journal.partition("?")[0] in resources or (not journal.startswith("file://") and "://" in journal)
+
+
+def database_place(
+    journal: str, resources: Mapping[str, str | Mapping[str, Any]], *, mode: Mode, clock: Clock, random: Random
+) -> Place:
+    """The database that `journal`, a URL or a resource's name, with options behind `?`, names; touches nothing.
+
+    Raises ConfigurationError.
     """
+    name, _, query = journal.partition("?")
+    spec = resources.get(name, name)
     table = dict(spec) if isinstance(spec, Mapping) else {"url": spec}
     table.pop("pool_size_max", None)
     options, others = split_options(query)
-    if others:
-        table["url"] = f"{table['url']}{'&' if '?' in str(table['url']) else '?'}{'&'.join(others)}"
-    scheme = str(table.get("url", "")).partition("://")[0]
+    url = str(table.get("url", ""))
+    table["url"] = f"{url}{'&' if '?' in url else '?'}{'&'.join(others)}" if others else url
+    scheme = url.partition("://")[0]
     if scheme not in _STORES:
         raise ConfigurationError(
             f"A journal cannot live at {scheme}://.",
             advice='Give a folder, journal="./syncpoint-journal", or a database: postgresql://… or mariadb://….',
         )
-    resource = make_resource(name, table, mode=mode, clock=clock, random=random)
+    label = name if name in resources else "journal"
+    return Place(_STORES[scheme](make_resource(label, table, mode=mode, clock=clock, random=random)), options)
+
+
+def database_journal(
+    journal: str, resources: Mapping[str, str | Mapping[str, Any]], *, mode: Mode, clock: Clock, random: Random
+) -> DatabaseJournal:
+    """The journal in that database. Raises ConfigurationError."""
+    place = database_place(journal, resources, mode=mode, clock=clock, random=random)
     process = f"{socket.gethostname()}, process {os.getpid()}"
-    return DatabaseJournal(_STORES[scheme](resource), clock=clock, random=random, process=process, options=options)
+    return DatabaseJournal(place.store, clock=clock, random=random, process=process, options=place.options)
 
 
 def split_options(query: str) -> tuple[Options, list[str]]:

@@ -13,7 +13,7 @@ from typing import Any
 from syncpoint.errors import ConfigurationError
 from syncpoint.journal.base import Journal
 from syncpoint.journal.folder import FolderJournal
-from syncpoint.journal.urls import address_of, database_journal
+from syncpoint.journal.urls import address_of, database_journal, is_database
 from syncpoint.manager.core import Core
 from syncpoint.manager.observer import Observer
 from syncpoint.ports import Clock, Disk, Random, Runtime
@@ -100,15 +100,9 @@ class Plan:
                 "No journal is configured.",
                 advice='Give a folder, journal="./syncpoint-journal", or a database: its URL, or a resource\'s name.',
             )
-        name, _, query = self.journal.partition("?")
-        if name in self.resources:
-            return database_journal(
-                self.resources[name], query, mode=mode, clock=self.clock, random=self.random, name=name
-            )
-        scheme, separator, rest = self.journal.partition("://")
-        if separator and scheme != "file":
-            return database_journal(name, query, mode=mode, clock=self.clock, random=self.random)
-        path = rest if separator else self.journal
+        if is_database(self.journal, self.resources):
+            return database_journal(self.journal, self.resources, mode=mode, clock=self.clock, random=self.random)
+        path = self.journal.removeprefix("file://")
         return FolderJournal(path, disk=self.disk, clock=self.clock, random=self.random)
 
 

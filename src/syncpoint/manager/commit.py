@@ -51,6 +51,7 @@ def commit(work: Work) -> Script[None]:
     effects = work.coordinator.commit(writers, _decided(work))
     left = yield from _carry_out(work, effects, until_decided=not work.wait_applied)
     if left.then:  # wait="decided": phase two follows in the background
+        work.core.told(work)
         work.core.runtime.spawn(_phase_two(work, left), f"phase two of {work.name}")
     else:
         yield from finish(work)

@@ -307,10 +307,18 @@ class Core:
             self.live.pop(work.key, None)
             if not self.live:
                 self.quiet.set()
+        self._release(work)
+        self.watch.ended(work)
+
+    def told(self, work: Work) -> None:
+        """Its caller is told that it is committed, though phase two has still to come: so is everybody who asks."""
+        work.told = True
+        self._release(work)
+
+    def _release(self, work: Work) -> None:
         if work.claimed:
             work.claimed = False
             self.journal.release(work.key.transaction)
-        self.watch.ended(work)
 
     def leave_unsettled(self, work: Work) -> None:
         """Recovery is to find out about its lost one-phase commit."""

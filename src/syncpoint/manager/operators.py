@@ -68,7 +68,7 @@ def outcome(core: Core, text: str) -> Script[Outcome]:
     core.check_journal()
     transaction = yield from transaction_named(core, text)
     name = str(transaction)
-    if any(key.transaction == transaction for key in list(core.live)):
+    if any(work.key.transaction == transaction and not work.told for work in list(core.live.values())):
         return Outcome(name, OutcomeState.RUNNING)
     if transaction in core.settled:
         state = OutcomeState.COMMITTED if core.settled[transaction] else OutcomeState.ABORTED_OR_UNKNOWN

@@ -44,6 +44,7 @@ class Work:
         "retryable",
         "savepoints",
         "timeout_s",
+        "told",
         "user_id",
         "wait_applied",
     )
@@ -74,6 +75,8 @@ class Work:
         """Open nested blocks, outermost first."""
         self.result: bytes | None = None
         self.claimed = False
+        self.told = False
+        """Its caller was told "committed", with phase two still to come (wait="decided")."""
         self.cancelled = ""
         """Why it must not commit any more; read before the decision."""
         self.ended = False

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import Enum, auto
 from typing import Any, ClassVar, Literal, TypeAlias
 
@@ -65,6 +65,10 @@ class Severity(Enum):
     REFUSED = auto()
 
 
+NOT_SHOWN: Mapping[str, bool] = {"shown": False}
+"""The metadata of a field that is not for people: no JSON document has it."""
+
+
 @dataclass(frozen=True, slots=True)
 class Finding:
     """One line of `syncpoint doctor`. `fix` is the one line that mends it."""
@@ -73,7 +77,7 @@ class Finding:
     check: str
     found: str
     fix: str = ""
-    for_prepare: bool = False
+    for_prepare: bool = field(default=False, metadata=NOT_SHOWN)
     """It matters only where branches are prepared: a journal's own database can do without."""
 
 
@@ -220,6 +224,11 @@ class Resource(ABC):
     @abstractmethod
     def inspect(self, session: Session) -> Script[list[Finding]]:
         """Look for lying set-ups (DESIGN section 3) and missing rights. Changes nothing."""
+
+    def look_only(self) -> Sequence[Finding]:
+        """Called before `open` by whoever must change nothing: opening makes nothing from here on. Findings, where
+        there is nothing to open yet and the first use would make it."""
+        return ()
 
     @abstractmethod
     def contact(self, session: Session, contact: Contact) -> Script[Guid]:

@@ -177,17 +177,17 @@ class PostgresResource(Borrowing):
 
     def savepoint(self, session: Session, name: str) -> Script[None]:
         reply: Reply = yield self._driver.query(_mine(session), f"SAVEPOINT {quoted(name)}", "SAVEPOINT")
-        _raise_error(reply)
+        reply.check()
 
     def release_savepoint(self, session: Session, name: str) -> Script[None]:
         sql = f"RELEASE SAVEPOINT {quoted(name)}"
         reply: Reply = yield self._driver.query(_mine(session), sql, "RELEASE SAVEPOINT")
-        _raise_error(reply)
+        reply.check()
 
     def rollback_to_savepoint(self, session: Session, name: str) -> Script[None]:
         sql = f"ROLLBACK TO SAVEPOINT {quoted(name)}"
         reply: Reply = yield self._driver.query(_mine(session), sql, "ROLLBACK TO SAVEPOINT")
-        _raise_error(reply)
+        reply.check()
 
     def wrote(self, session: Session) -> Script[bool | None]:
         mine, branch = _mine(session), self._last_words(session)
@@ -197,7 +197,7 @@ class PostgresResource(Borrowing):
             return None  # prepare will say why
         sql = f"SELECT {records.XID_ASSIGNED}, {records.SERIALIZABLE}"
         reply: Reply = yield self._driver.query(mine, sql, "ask whether it wrote")
-        _raise_error(reply)
+        reply.check()
         branch.watch.wrote = reply.rows(0)[0][0] == "t"
         branch.reads_count = reply.rows(0)[0] == ("f", "t")
         return branch.watch.wrote
@@ -365,7 +365,7 @@ class PostgresResource(Borrowing):
     def scan(self, session: Session) -> Script[list[Found]]:
         mine = _mine(session)
         reply: Reply = yield self._driver.query(mine, records.SCAN, "list prepared branches")
-        _raise_error(reply)
+        reply.check()
         if reply.rows(0)[0][0] == "t":
             raise SyncpointError(
                 f"The resource {self.name!r} ({self.safe_url}) is a standby, which does not list prepared branches.",
@@ -401,7 +401,7 @@ class PostgresResource(Borrowing):
     def _finish_as_owner(self, session: PostgresSession, gid: str, verb: str, denied: Reply) -> Script[Reply | None]:
         """Trap 11: a member of the role that prepared a branch can finish it only after SET ROLE. None: it is gone."""
         reply: Reply = yield self._driver.query(session, records.owner(gid), "ask who prepared it")
-        _raise_error(reply)
+        reply.check()
         if not reply.rows(0):
             return None
         owner, user, member = reply.rows(0)[0]
@@ -412,7 +412,7 @@ class PostgresResource(Borrowing):
                 advice=f"Run once, as somebody who may: GRANT {owner} TO {user};",
             ) from denied.error
         reply = yield self._driver.query(session, f"SET ROLE {owner}", "SET ROLE")
-        _raise_error(reply)
+        reply.check()
         answer: Reply = yield self._driver.query(session, f"{verb} '{gid}'", f"{verb} as its owner")
         reply = yield self._driver.query(session, "RESET ROLE", "RESET ROLE")
         session.broken = session.broken or reply.error is not None
@@ -431,14 +431,14 @@ class PostgresResource(Borrowing):
     ) -> Script[list[Attempt]]:
         sql = records.attempts(coordinator, after, limit)
         reply: Reply = yield self._driver.query(_mine(session), sql, "list evidence")
-        _raise_error(reply)
+        reply.check()
         return [records.attempt(row) for row in reply.rows(0)]
 
     def drop_evidence(self, session: Session, coordinator: Guid, attempts: Sequence[Attempt]) -> Script[int]:
         if not attempts:
             return 0
         reply: Reply = yield self._driver.query(_mine(session), records.drop(coordinator, attempts), "drop evidence")
-        _raise_error(reply)
+        reply.check()
         return int(reply.tag.rpartition(b" ")[2])
 
     # --- what errors mean --------------------------------------------------------------------------------------
@@ -491,8 +491,3 @@ def _branch(session: Session) -> Branch:
     branch = _mine(session).branch
     assert branch is not None, "no branch is on this session"
     return branch
-
-
-def _raise_error(reply: Reply) -> None:
-    if reply.error is not None:
-        raise reply.error

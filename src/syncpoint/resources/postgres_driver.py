@@ -135,6 +135,11 @@ class Reply:
         self._results = results
         self.error = error
 
+    def check(self) -> None:
+        """Raises the server's error, if there is one."""
+        if self.error is not None:
+            raise self.error
+
     @property
     def code(self) -> str:
         """The error's SQLSTATE; empty when there was none."""
@@ -371,9 +376,11 @@ _ADVICE = (
 
 def unavailable(name: str, address: Address, error: psycopg.Error) -> ResourceUnavailable:
     """The error of a connection that could not be made, in one paragraph."""
-    why = " ".join(str(error).split())
+    why = " ".join(str(error).split()).rstrip(".")
+    end = "" if why.endswith("?") else "."  # libpq asks: is the server running there?
     advice = next((advice for text, advice in _ADVICE if text in why), "Is the server up, and is the URL right?")
-    return ResourceUnavailable(f"Cannot connect to the resource {name!r} ({address.safe_url}): {why}.", advice=advice)
+    what = f"Cannot connect to the resource {name!r} ({address.safe_url})"
+    return ResourceUnavailable(f"{what}: {why}{end}", advice=advice)
 
 
 def quoted(name: str) -> str:

@@ -26,6 +26,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from typing import TypeVar
 from urllib.parse import parse_qsl, unquote, urlsplit
@@ -50,6 +51,7 @@ from syncpoint.resources.base import (
     Resource,
     Ruling,
     Session,
+    Severity,
     Vote,
 )
 from syncpoint.resources.sqlite_branch import SqliteSession
@@ -161,6 +163,15 @@ class SqliteResource(Resource):
         connection = _ours(session).connection
         findings: list[Finding] = yield Blocking(lambda: inspect(connection), "inspect")
         return findings
+
+    def look_only(self) -> Sequence[Finding]:
+        """See `Resource`. A new file is not made, and a file is not switched to WAL."""
+        folder, made = os.path.dirname(self.target.path), self.target.create
+        self.target = replace(self.target, create=False, journal_mode="keep")
+        there = os.path.exists(self.target.path) and os.path.getsize(self.target.path) > 0
+        if there or not made or not os.access(folder, os.R_OK | os.W_OK | os.X_OK):
+            return ()
+        return (Finding(Severity.OK, "file", "not there yet; made at first use"),)
 
     def contact(self, session: Session, contact: Contact) -> Script[Guid]:
         """See `Resource`. Raises SetupRefused (another journal's file), JournalRefused (O53), ResourceUnavailable."""

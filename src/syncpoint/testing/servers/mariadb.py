@@ -29,6 +29,8 @@ from syncpoint.testing.servers.base import Account, GuardedProcess, ServerFailed
 
 USER = "app"  # its password is its name
 START_SECONDS_MAX = 60.0
+PROGRAMS = ("mariadbd", "mariadb-install-db", "my_print_defaults")
+"""The last is called by the one before; packages of a system may bring it apart from the server."""
 
 DEFAULT_SETTINGS: Mapping[str, str] = {
     "innodb_flush_log_at_trx_commit": "1",
@@ -70,7 +72,7 @@ class MariadbServer:
             import pymysql  # noqa: F401
         except ImportError:
             return False
-        return all(_program(name) for name in ("mariadbd", "mariadb-install-db", "my_print_defaults"))
+        return all(_program(name) is not None for name in PROGRAMS)
 
     def __enter__(self) -> Self:
         try:
