@@ -1,7 +1,7 @@
 # What one types here. `make` alone says it. Needs Python 3.11 or later and a package index; nothing else.
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo example-django test check crash clean
+.PHONY: help setup demo example-django example-fastapi test check crash clean
 
 PYTHON ?=
 STAMP := .venv/.syncpoint-setup
@@ -19,6 +19,9 @@ demo: setup  ## run the demonstration
 
 example-django: setup  ## run the Django example
 	.venv/bin/python examples/django_transfer/run.py
+
+example-fastapi: setup  ## run the HTTP example
+	.venv/bin/python examples/fastapi_transfer/run.py
 
 check: setup  ## lint, format and types only
 	@scripts/check.sh

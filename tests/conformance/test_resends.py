@@ -47,7 +47,8 @@ def test_o49_a_rollback_before_its_prepare_changes_nothing(bench: Bench) -> None
     manager = bench.manager()
     handle = manager._core.handles["a"]
     deadline = manager._core.clock.monotonic() + 5.0
-    script = handle.finish(identifier, commit=False, state=b"", deadline=deadline)
+    keeper = manager._core.journal.incarnation
+    script = handle.finish(identifier, commit=False, state=b"", deadline=deadline, keeper=keeper)
     assert manager._runner.run(script).name == "ABORTED"
     bench.prepare("a", identifier)
     assert manager.recover().aborted == 1

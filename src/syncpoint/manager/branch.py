@@ -7,6 +7,7 @@ the database's sake once voting has begun. Not for: rules of commit (protocol/),
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Any
 
 from syncpoint.errors import ConnectionLost, ResourceUnavailable
 from syncpoint.ids import Identifier
@@ -179,6 +180,26 @@ class Branch:
         yield from self._ended(answer)
         return answer
 
+    def decide(self, statement: Any) -> Script[Answer | Vote]:
+        """Commit it with the Commit record inside (`statement`): the decision. COMMITTED; a vote NO when nothing of
+        either stays; RETRY when the reply was lost: its session is given up then, and the journal settles it (O46)."""
+        assert self.session is not None
+        if self.session.broken:
+            return (yield from self.prepare())
+        self.participant.take(Input.COMMIT_ONE_PHASE)
+        try:
+            said = yield from self.handle.resource.decide(self.session, statement)
+        except Exception as error:
+            self.session.broken = True
+            self.handle.trouble = f"{type(error).__name__}: {error}"
+            yield from self._discard_session()
+            return Answer.RETRY
+        if isinstance(said, Vote):
+            yield from self._voted(said)
+        else:
+            yield from self._ended(said)
+        return said
+
     def release(self) -> Script[Answer]:
         """It wrote nothing: end it, whichever way."""
         self.participant.take(Input.ABORT)
@@ -214,7 +235,15 @@ class Branch:
             error.add_note(f"At resource {self.handle.name!r}: {who}")
 
     def _find_out(self, *, commit: bool) -> Script[Answer]:
-        return (yield from self.handle.finish(self.identifier, commit=commit, state=self.state, deadline=self._soon()))
+        return (
+            yield from self.handle.finish(
+                self.identifier,
+                commit=commit,
+                state=self.state,
+                deadline=self._soon(),
+                keeper=self.identifier.attempt.incarnation,
+            )
+        )
 
     def _soon(self) -> float:
         return self.handle.clock.monotonic() + FIND_OUT_S_MAX

@@ -2,6 +2,7 @@
 
     XA START … work … [INSERT evidence; XA END; XA PREPARE] … XA COMMIT        votes yes, phase two
     XA START … work … [INSERT evidence; XA END; XA COMMIT ONE PHASE]           the only branch that wrote
+    XA START … work … [record; XA END; XA COMMIT ONE PHASE]                    it carries the decision (`decide`)
     XA START … reads …  XA END; XA ROLLBACK                                    read-only: nothing to prepare
 
 What stands in brackets is one packet. The yes vote's state information names the connection that prepared, because
@@ -13,6 +14,7 @@ mariadb_setup.py, the SQL in mariadb_sql.py, the drivers in mariadb_driver.py. N
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any, ClassVar
 
 from syncpoint.errors import ConnectionLost, ResourceUnavailable
@@ -42,6 +44,8 @@ DEADLOCK = 1213
 LOCK_TIMEOUT = 1205
 CHANGED_SINCE_READ = 1020  # innodb_snapshot_isolation
 STATEMENT_TIMEOUT = 1969
+COLUMN_IS_NULL = 1048
+NOT_IN_TRANSACTION = 1242  # the guard of `sql.decide`: "subquery returns more than 1 row"
 UNKNOWN_XID = 1397
 DUPLICATE_XID = 1440
 NOT_OWNER_OF_THREAD = 1095
@@ -54,6 +58,7 @@ class MariadbResource(Borrowing):
     """A database on a MariaDB server, 10.6 or later. `mariadb://user:password@host:port/database?option=value`."""
 
     scheme: ClassVar[str] = "mariadb"
+    can_decide: ClassVar[bool] = True
     option_names: ClassVar[frozenset[str]] = OPTIONS
 
     def __init__(
@@ -169,8 +174,7 @@ class MariadbResource(Borrowing):
     def _vote_early(self, own: MariadbSession) -> Script[Vote | None]:
         """The votes that need no XA PREPARE: no to a duplicate or a lost branch, read-only."""
         if own.phase is Phase.DUPLICATE:
-            own.ends()
-            return Vote(Choice.NO, reason=f"a branch with its identifier exists already at {self.name!r}")
+            return self._no_duplicate(own)
         wrote = yield from self.wrote(own)
         if own.over:
             return (yield from self._vote_no(own, Replies(())))
@@ -182,6 +186,10 @@ class MariadbResource(Borrowing):
             own.ends()
             return Vote(Choice.READ_ONLY)
         return self._no(own, code, Replies(()))
+
+    def _no_duplicate(self, own: MariadbSession) -> Vote:
+        own.ends()
+        return Vote(Choice.NO, reason=f"a branch with its identifier exists already at {self.name!r}")
 
     def _vote_no(self, own: MariadbSession, replies: Replies) -> Script[Vote]:
         """Something failed on the way to the vote: leave nothing behind, and say why."""
@@ -239,6 +247,23 @@ class MariadbResource(Borrowing):
             own.ends()
             return Answer.COMMITTED
         return (yield from self._vote_no(own, replies))
+
+    def decide(self, session: Session, statement: str) -> Script[Vote | Answer]:
+        own = _own(session)
+        if own.phase is Phase.DUPLICATE:
+            return self._no_duplicate(own)
+        if own.over:
+            return (yield from self._vote_no(own, Replies(())))
+        replies: Replies = yield self._send(own, sql.decide(_branch(own), statement), "decide and XA COMMIT ONE PHASE")
+        if replies.code == 0:
+            own.ends()
+            return Answer.COMMITTED
+        if replies.code == NOT_IN_TRANSACTION:
+            return (yield from self._vote_no(own, Replies(())))
+        own.phase = Phase.IDLE  # how far it came is not told: only XA ROLLBACK's answer proves that nothing is left
+        vote = yield from self._vote_no(own, replies)
+        refused = _refused.get(replies.code)
+        return replace(vote, reason=refused, retryable=True) if refused else vote
 
     def abort(self, session: Session) -> Script[Answer]:
         own = _own(session)
@@ -333,6 +358,13 @@ class MariadbResource(Borrowing):
         except Exception:
             return ""
         return setup.describe_blockers(replies)
+
+
+_refused: Mapping[int, str] = {
+    DUPLICATE_KEY: "another record of this transaction was there first",
+    COLUMN_IS_NULL: "this process was taken for dead, and its decisions are refused",
+}
+"""Why the journal's table did not take the record that a branch carried: nothing else in that packet can say so."""
 
 
 def _own(session: Session) -> MariadbSession:

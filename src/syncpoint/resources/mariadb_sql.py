@@ -136,6 +136,16 @@ def commit_one_phase(identifier: Identifier) -> str:
     return f"SET SESSION max_statement_time=0; {evidence}; XA END {name}; XA COMMIT {name} ONE PHASE"
 
 
+def decide(identifier: Identifier, statement: str) -> str:
+    """The decision inside the branch. The SELECT fails (1242) outside a transaction: if the transaction's own SQL has
+    ended the branch, the statement would be committed by itself. A deadlock's victim refuses the statement (1399)."""
+    name = xid(identifier)
+    return (
+        "SET SESSION max_statement_time=0; SELECT IF(@@in_transaction, 1, (SELECT 1 UNION SELECT 2)); "
+        f"{statement}; XA END {name}; XA COMMIT {name} ONE PHASE"
+    )
+
+
 # --- finding out and finishing -------------------------------------------------------------------------------
 
 
@@ -183,16 +193,19 @@ def evidence_attempts(coordinator: Guid, after: Attempt, limit: int) -> str:
     who = hexadecimal(coordinator.raw)
     return (
         f"{CALM}; SELECT DISTINCT attempt FROM syncpoint.evidence "
-        f"WHERE coordinator = {who} AND attempt >= {after.to_int()} ORDER BY attempt LIMIT {int(limit)}"
+        f"WHERE coordinator = {who} AND attempt >= {after.to_int()} AND committed "
+        f"ORDER BY attempt LIMIT {int(limit)}"
     )
 
 
 def evidence_rows(coordinator: Guid, attempts: Sequence[Attempt]) -> str:
-    """A reading without locks: the row of a prepared branch is not seen, hence never deleted."""
+    """A reading without locks: the row of a prepared branch is not seen, hence never deleted. Nor is a key that
+    `settle` wrote: a very late commit must still fail on it."""
     numbers = ",".join(str(attempt.to_int()) for attempt in attempts)
     who = hexadecimal(coordinator.raw)
     return (
-        f"{CALM}; SELECT attempt, branch FROM syncpoint.evidence WHERE coordinator = {who} AND attempt IN ({numbers})"
+        f"{CALM}; SELECT attempt, branch FROM syncpoint.evidence "
+        f"WHERE coordinator = {who} AND attempt IN ({numbers}) AND committed"
     )
 
 

@@ -44,6 +44,18 @@ REASONS: Mapping[str, str] = {
 """What a no vote adds to the server's own words."""
 
 
+_REFUSED: Mapping[str, str] = {
+    "23505": "another record of this transaction was there first",
+    "23502": "this process was taken for dead, and its decisions are refused",
+}
+
+
+def refused_record(error: psycopg.Error) -> str:
+    """Why the journal's table did not take a record; empty when the error is about something else."""
+    of_journal = (error.diag.schema_name, error.diag.table_name) == ("syncpoint", "record")
+    return _REFUSED.get(error.sqlstate or "", "") if of_journal else ""
+
+
 def is_retryable(error: BaseException) -> bool:
     """Whether the same work may succeed when run again."""
     if not isinstance(error, psycopg.Error):
