@@ -63,7 +63,7 @@ class Run:
         if LEDGER in resources:
             resources[LEDGER] += "?ssl=false"  # PyMySQL would read all certificates of the machine at every start
         resources.update(options.pop("resources", {}))
-        journal = options.pop("journal", self.world.journal)
+        journal = options.pop("journal", self.world.journal_over(resources))
         options.setdefault("background", False)
         options.setdefault("disk", self._disk)
         manager = TransactionManager(journal, resources, **options)

@@ -8,6 +8,7 @@ import apsw
 import psycopg
 
 from syncpoint.errors import SyncpointError
+from tests.crash.journals import EVERYWHERE
 from tests.crash.run import GaveUp, Run
 from tests.crash.scenes import scene
 from tests.crash.world import ALL, AUDIT, BANK, LEDGER, transfer
@@ -18,12 +19,12 @@ NOWHERE: dict[str, tuple[str, ...]] = {"": ()}
 # --- transfers ----------------------------------------------------------------------------------------------
 
 
-@scene(user_id=True)
+@scene(user_id=True, journals=EVERYWHERE)
 def transfer_with_id(run: Run) -> None:
     run.transfer(run.manager(), id=run.name)
 
 
-@scene()
+@scene(journals=EVERYWHERE)
 def transfer_without_id(run: Run) -> None:
     run.transfer(run.manager())
 

@@ -18,7 +18,12 @@ PHASE_TWO = "COMMIT bank, COMMIT ledger, COMMIT audit"
 VOTES = "PREPARE bank, PREPARE ledger, PREPARE audit"
 PREPARED = Left("transfer_with_id", Target(what=VOTES, after=True), "aborted")
 DECIDED = Left("transfer_with_id", Target(what=PHASE_TWO), "committed")
-HALF = Left("transfer_with_id", Target(what="COMMIT PREPARED", after=True, hold=("XA COMMIT", "COMMIT")), "committed")
+HALF = Left(
+    "transfer_with_id",
+    Target(what="COMMIT PREPARED", after=True, hold=("XA COMMIT", "COMMIT")),
+    "committed",
+    otherwise={BANK: Target(what="XA COMMIT", after=True, hold=("COMMIT",))},
+)
 ALL_DONE = Left("transfer_with_id", Target(what=PHASE_TWO, after=True), "committed")
 
 

@@ -70,7 +70,7 @@ def recover(theatre: Theatre, zygote: Zygote, left: Left, stop: Stop | None) -> 
     """Open and recover what another process left, cancelled at a step; then settle and judge."""
     world = theatre.again()
     name = f"{left.scene}-{theatre.plays}"
-    assert zygote.run(world, left.scene, name, left.target).killed
+    assert zygote.run(world, left.scene, name, left.target_in(world)).killed
     tasks: list[asyncio.Task[None]] = []
     striker = Striker(stop, lambda stop, step: [task.cancel() for task in tasks] and None)
 

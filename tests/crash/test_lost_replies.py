@@ -165,7 +165,7 @@ def play(theatre: Theatre, zygote: Zygote, scene: Scene, striker: Striker) -> Pl
 def leave_behind(zygote: Zygote, scene: Scene, world: World, name: str) -> Mapping[str, str]:
     told = {}
     for left in scene.left:
-        said = zygote.run(world, left.scene, name + left.transfer, left.target)
+        said = zygote.run(world, left.scene, name + left.transfer, left.target_in(world))
         assert said.killed, f"{left.scene} did not die {left.target}"
         told[name + left.transfer] = left.outcome
     if scene.fresh:

@@ -10,7 +10,7 @@ import os
 import signal
 import threading
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from syncpoint.runners.points import StepPoint
@@ -29,6 +29,11 @@ def places_of(point: StepPoint) -> list[Place]:
     return [(file.removeprefix(_PREFIX), line) for file, line in chain if file.startswith(_PREFIX)]
 
 
+def is_background(places: list[Place]) -> bool:
+    """Whether it is a step of the journal's own (signs of life, what is written later): on nobody's way, at any time."""
+    return bool(places) and places[0][0].startswith("journal/")
+
+
 def what_of(step: Step) -> str:
     """The readable text of a step; a Sleep is called "sleep"."""
     if isinstance(step, Call | Blocking | Local | Gather | Batch):
@@ -39,7 +44,7 @@ def what_of(step: Step) -> str:
 @dataclass(frozen=True)
 class Target:
     """Where to die: right before the `nth` step on whose way `place` lies, or whose text is `what`; or at any step
-    when neither is given. With `after`, right after that step, its reply received. Steps whose text is in `hold`
+    but the journal's background's when neither is given. With `after`, right after that step, its reply received. Steps whose text is in `hold`
     are kept from starting until then."""
 
     place: Place | None = None
@@ -66,7 +71,12 @@ class Target:
     def matches(self, places: list[Place], step: Step) -> bool:
         if self.place is not None:
             return self.place in places
-        return what_of(step) == self.what if self.what else True
+        return what_of(step) == self.what if self.what else not is_background(places)
+
+    def without(self, decider: str) -> Target:
+        """The same when one resource's branch is the decision: it is not told with the others."""
+        told = [one for one in self.what.split(", ") if one.split(" ")[1:] != [decider]]
+        return replace(self, what=", ".join(told))
 
 
 def die() -> None:
@@ -109,8 +119,9 @@ class Trap:
     def _observe(self, point: StepPoint, step: Step) -> None:
         places = places_of(point)
         with self._mutex:
-            self.steps += 1
-            self.trace.append(what_of(step) or type(step).__name__)
+            if not is_background(places):
+                self.steps += 1
+                self.trace.append(what_of(step) or type(step).__name__)
             self.places.update(dict.fromkeys(places))
             target = self._target
             if target is not None and not target.after and target.matches(places, step):
