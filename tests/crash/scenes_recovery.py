@@ -8,6 +8,7 @@ from typing import Any
 from syncpoint.errors import AlreadyCommitted, ConnectionLost
 from syncpoint.protocol.words import Answer, Evidence
 from syncpoint.steps import Done, Failed
+from tests.crash.journals import EVERYWHERE
 from tests.crash.run import Run
 from tests.crash.scenes import Left, scene
 from tests.crash.trap import Target
@@ -33,38 +34,38 @@ def recover(run: Run) -> None:
     assert not report.left, report
 
 
-@scene(left=(PREPARED,), user_id=True)
+@scene(left=(PREPARED,), user_id=True, journals=EVERYWHERE)
 def recover_undecided(run: Run) -> None:
     """All have voted, there is no record (O26)."""
     recover(run)
 
 
-@scene(left=(DECIDED,), user_id=True)
+@scene(left=(DECIDED,), user_id=True, journals=EVERYWHERE)
 def recover_decided(run: Run) -> None:
     """There is a record, nobody was told (O27)."""
     recover(run)
 
 
-@scene(left=(HALF,), user_id=True)
+@scene(left=(HALF,), user_id=True, journals=EVERYWHERE)
 def recover_half(run: Run) -> None:
     """One was told (O22)."""
     recover(run)
 
 
-@scene(left=(ALL_DONE,), user_id=True)
+@scene(left=(ALL_DONE,), user_id=True, journals=EVERYWHERE)
 def recover_done(run: Run) -> None:
     """All were told, the record was not ended (O28)."""
     recover(run)
 
 
-@scene(left=(DECIDED,), user_id=True)
+@scene(left=(DECIDED,), user_id=True, journals=EVERYWHERE)
 def recover_in_background(run: Run) -> None:
     """As applications do: at start."""
     manager = run.manager(background=True)
     assert not manager.in_doubt()
 
 
-@scene(user_id=True)
+@scene(user_id=True, journals=EVERYWHERE)
 def scans_fail(run: Run) -> None:
     """Half-way is not good enough: nothing is decided, the next clean scan decides (O35)."""
     manager = run.manager()
@@ -76,7 +77,7 @@ def scans_fail(run: Run) -> None:
     manager.recover(wait_seconds=10.0)
 
 
-@scene(left=(DECIDED,), user_id=True)
+@scene(left=(DECIDED,), user_id=True, journals=EVERYWHERE)
 def file_has_lost_it(run: Run) -> None:
     """Neither the branch nor its evidence is there: redone from its state information."""
     run.trap.after("finish", lambda _: Done(Answer.NOT_FOUND))
@@ -87,13 +88,13 @@ def file_has_lost_it(run: Run) -> None:
 # --- the next writer of the file ------------------------------------------------------------------------------
 
 
-@scene(left=(PREPARED,), expects={"": ALL, "-next": (AUDIT,)})
+@scene(left=(PREPARED,), expects={"": ALL, "-next": (AUDIT,)}, journals=EVERYWHERE)
 def next_writer_drops(run: Run) -> None:
     """Whoever next gets the file's write lock settles what stands noted (DESIGN section 4, rule 9)."""
     run.transfer(run.manager(), (AUDIT,), run.name + "-next")
 
 
-@scene(left=(DECIDED,), expects={"": ALL, "-next": (AUDIT,)})
+@scene(left=(DECIDED,), expects={"": ALL, "-next": (AUDIT,)}, journals=EVERYWHERE)
 def next_writer_redoes(run: Run) -> None:
     run.transfer(run.manager(), (AUDIT,), run.name + "-next")
 
@@ -125,7 +126,7 @@ def _lost(outcome: Any) -> Failed:
     return Failed(ConnectionLost(f"The reply was lost, as this scene wants it; it was {outcome!r}."))
 
 
-@scene(expects={"-bank": (BANK,), "-ledger": (LEDGER,), "-audit": (AUDIT,)})
+@scene(expects={"-bank": (BANK,), "-ledger": (LEDGER,), "-audit": (AUDIT,)}, journals=EVERYWHERE)
 def one_phase_reply_lost(run: Run) -> None:
     """The evidence decides (O20)."""
     manager = run.manager()
@@ -135,7 +136,7 @@ def one_phase_reply_lost(run: Run) -> None:
         run.transfer(manager, (name,), f"{run.name}-{name}")
 
 
-@scene(expects={"-bank": (BANK,), "-ledger": (LEDGER,), "-audit": (AUDIT,)})
+@scene(expects={"-bank": (BANK,), "-ledger": (LEDGER,), "-audit": (AUDIT,)}, journals=EVERYWHERE)
 def one_phase_found_out_later(run: Run) -> None:
     """Asking fails too: recovery finds out."""
     manager = run.manager()
@@ -149,7 +150,7 @@ def one_phase_found_out_later(run: Run) -> None:
     manager.recover(wait_seconds=5.0)
 
 
-@scene(user_id=True)
+@scene(user_id=True, journals=EVERYWHERE)
 def replies_lost_in_phase_two(run: Run) -> None:
     """Told, done, and the answer lost: found out at once, on another session (O18, O19)."""
     manager = run.manager()
@@ -158,7 +159,7 @@ def replies_lost_in_phase_two(run: Run) -> None:
     run.transfer(manager, id=run.name)
 
 
-@scene()
+@scene(journals=EVERYWHERE)
 def replies_lost_in_prepare(run: Run) -> None:
     """Aborted; that branch is rolled back now, or when it reappears (O16)."""
     manager = run.manager()
@@ -171,7 +172,7 @@ def replies_lost_in_prepare(run: Run) -> None:
 # --- evidence ---------------------------------------------------------------------------------------------------
 
 
-@scene(expects={"": ALL, "-two": ALL})
+@scene(expects={"": ALL, "-two": ALL}, journals=EVERYWHERE)
 def evidence_is_cleaned(run: Run) -> None:
     """It goes after its record, in batches."""
     manager = run.manager()
@@ -209,7 +210,7 @@ def journal_is_busy(run: Run) -> None:
 # --- connections ------------------------------------------------------------------------------------------------
 
 
-@scene(expects={"": ALL, "-two": ALL})
+@scene(expects={"": ALL, "-two": ALL}, journals=EVERYWHERE)
 def idle_connections_die(run: Run) -> None:
     """The server has ended them meanwhile: replaced, nothing of ours was on them."""
     manager = run.manager()

@@ -30,7 +30,7 @@ def places_of(point: StepPoint) -> list[Place]:
 
 
 def is_background(places: list[Place]) -> bool:
-    """Whether it is a step of the journal's own (signs of life, what is written later): on nobody's way, at any time."""
+    """Whether it is a step of the journal's own (signs of life, what is written later): on nobody's way."""
     return bool(places) and places[0][0].startswith("journal/")
 
 
@@ -41,11 +41,16 @@ def what_of(step: Step) -> str:
     return "sleep" if isinstance(step, Sleep) else ""
 
 
+def told_without(what: str, decider: str) -> str:
+    """ "COMMIT bank, COMMIT ledger" as it reads when one resource's branch is the decision."""
+    return ", ".join(one for one in what.split(", ") if one.split(" ")[1:] != [decider])
+
+
 @dataclass(frozen=True)
 class Target:
-    """Where to die: right before the `nth` step on whose way `place` lies, or whose text is `what`; or at any step
-    but the journal's background's when neither is given. With `after`, right after that step, its reply received. Steps whose text is in `hold`
-    are kept from starting until then."""
+    """Where to die: right before the `nth` step on whose way `place` lies, or whose text is `what`; or, when neither is
+    given, at any step but the journal's in the background. With `after`, right after that step, its reply received.
+    Steps whose text is in `hold` are kept from starting until then."""
 
     place: Place | None = None
     what: str = ""
@@ -75,8 +80,7 @@ class Target:
 
     def without(self, decider: str) -> Target:
         """The same when one resource's branch is the decision: it is not told with the others."""
-        told = [one for one in self.what.split(", ") if one.split(" ")[1:] != [decider]]
-        return replace(self, what=", ".join(told))
+        return replace(self, what=told_without(self.what, decider))
 
 
 def die() -> None:
@@ -111,6 +115,16 @@ class Trap:
     def before(self, what: str, *meddlers: Meddler) -> None:
         """Call each of `meddlers` before the next steps with this text, one a step. What it raises is the step's."""
         self._before.setdefault(what, []).extend(meddlers)
+
+    def no_more_before(self, what: str) -> None:
+        """Take back what has not been called yet."""
+        with self._mutex:
+            self._before.pop(what, None)
+
+    def is_waiting(self, what: str) -> bool:
+        """Whether some of what is to be called before these steps has not been yet."""
+        with self._mutex:
+            return bool(self._before.get(what))
 
     def after(self, what: str, *replacers: Replacer) -> None:
         """Let each replace the outcome of the next steps with this text, one a step."""
