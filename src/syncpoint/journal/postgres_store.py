@@ -93,7 +93,8 @@ class PostgresStore(Store):
 
     NOW: ClassVar[str] = "pg_catalog.clock_timestamp()"
     SHARE: ClassVar[str] = "FOR SHARE"
-    visible_is_durable: ClassVar[bool] = True  # a commit is seen by others only once it is forced
+    visible_is_durable: ClassVar[bool] = True  # a forced commit is seen by others only once it is on disk
+    can_be_lazy: ClassVar[bool] = True
 
     def __init__(self, resource: PostgresResource) -> None:
         super().__init__(resource)
@@ -150,6 +151,11 @@ class PostgresStore(Store):
     @staticmethod
     def unless_there(key: str) -> str:
         return "ON CONFLICT DO NOTHING"
+
+    @staticmethod
+    def conditions(columns: Sequence[str], found: Sequence[Sequence[str]]) -> list[str]:
+        rows = ", ".join(f"({', '.join(one)})" for one in found)
+        return [f"({', '.join(columns)}) IN ({rows})"]
 
     @staticmethod
     def or_update(key: str, columns: Sequence[str]) -> str:

@@ -15,6 +15,7 @@ from syncpoint.manager.handle import ResourceHandle
 from syncpoint.protocol.participant import Input, Participant, State
 from syncpoint.protocol.words import Answer, Choice
 from syncpoint.resources.base import BranchStart, Session, Vote
+from syncpoint.resources.pool import Sessions
 from syncpoint.steps import Script
 
 FIND_OUT_S_MAX = 2.0
@@ -34,14 +35,17 @@ def driver_errors(error: BaseException | None) -> Iterator[BaseException]:
 class Branch:
     """A branch. Opened once; ended once."""
 
-    __slots__ = ("_has_turn", "handle", "identifier", "participant", "read_only", "session", "state")
+    __slots__ = ("_has_turn", "handle", "identifier", "participant", "read_only", "session", "sessions", "state")
 
-    def __init__(self, handle: ResourceHandle, identifier: Identifier, *, read_only: bool) -> None:
+    def __init__(
+        self, handle: ResourceHandle, identifier: Identifier, *, read_only: bool, sessions: Sessions | None = None
+    ) -> None:
         self.handle = handle
         self.identifier = identifier
         self.read_only = read_only
         self.participant = Participant()
         self.session: Session | None = None
+        self.sessions: Sessions = handle.pool if sessions is None else sessions
         self.state = b""
         self._has_turn = False
 
@@ -65,22 +69,22 @@ class Branch:
 
     def _begin(self, start: BranchStart, deadline: float) -> Script[Session]:
         """An idle connection may have died: nothing of ours was on it, so take the next, and last a fresh one."""
-        pool = self.handle.pool
+        sessions = self.sessions
         while True:
             asked_at = self.handle.clock.monotonic()
-            session = yield from pool.acquire(deadline)
+            session = yield from sessions.acquire(deadline)
             try:
                 yield from self.handle.resource.begin(session, start)
             except ConnectionLost as error:
                 fresh = session.opened_at >= asked_at
-                yield from pool.discard(session)
+                yield from sessions.discard(session)
                 if fresh:
                     raise ResourceUnavailable(
                         f"The connection to resource {self.handle.name!r} was lost while a branch began there.",
                         advice="Nothing was done; try again.",
                     ) from error
             except BaseException:
-                yield from pool.discard(session)
+                yield from sessions.discard(session)
                 raise
             else:
                 return session
@@ -261,13 +265,13 @@ class Branch:
         if self.session is not None:
             session, self.session = self.session, None
             session.identifier = None
-            yield from self.handle.pool.release(session)
+            yield from self.sessions.release(session)
         self._give_turn_back()
 
     def _discard_session(self) -> Script[None]:
         if self.session is not None:
             session, self.session = self.session, None
-            yield from self.handle.pool.discard(session)
+            yield from self.sessions.discard(session)
         self._give_turn_back()
 
     def _give_turn_back(self) -> None:

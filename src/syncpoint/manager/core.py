@@ -227,6 +227,8 @@ class Core:
         self.closing = True
         for work in self.live.values():
             work.ended = True
+            for branch in work.branches.values():
+                branch.sessions.abandon()
         self.live.clear()
         self.deciding.clear()
         for handle in self.handles.values():

@@ -17,6 +17,7 @@ from dataclasses import dataclass, field
 from enum import Enum, auto
 from typing import Any, ClassVar, Literal, TypeAlias
 
+from syncpoint.errors import ConfigurationError
 from syncpoint.ids import Attempt, Guid, Identifier, Incarnation
 from syncpoint.ports import Clock, Random, Runtime
 from syncpoint.protocol.words import Answer, Choice, Decision, Evidence
@@ -194,6 +195,23 @@ class Resource(ABC):
     def is_usable(self, session: Session) -> bool:
         """Whether an idle session may be handed out again, as far as can be told without asking the server."""
         return not session.broken and session.identifier is None
+
+    # --- connections that somebody else opened and keeps (a framework's) ----------------------------------
+
+    def borrow(self, connection: Any, runtime: Runtime) -> Script[tuple[Session, Guid | None]]:
+        """A session over a connection of the driver's that is in no transaction, and the database's GUID as seen on
+        it (None: it has none). Raises ConfigurationError (this adapter cannot borrow), ConnectionLost, SetupRefused."""
+        raise ConfigurationError(
+            f"A connection to a {self.scheme} database cannot be lent to a transaction.",
+            advice=f"Use tx.connect({self.name!r}), which opens one of Syncpoint's own.",
+        )
+        yield from ()
+
+    def give_back(self, session: Session) -> Script[None]:
+        """After a branch on a borrowed session: leave the connection's settings as they were found. What cannot be
+        restored is marked `broken`. Never raises."""
+        return
+        yield from ()
 
     # --- set-up --------------------------------------------------------------------------------------
 

@@ -31,12 +31,12 @@ from syncpoint.resources.base import (
     Finding,
     Found,
     Mode,
-    Resource,
     Session,
     Vote,
 )
+from syncpoint.resources.mariadb_borrowed import Borrowing
 from syncpoint.resources.mariadb_driver import OPTIONS, Replies, make_driver, read_url
-from syncpoint.resources.mariadb_session import WRONG_STATE, Holder, MariadbSession, Phase, error_code
+from syncpoint.resources.mariadb_session import WRONG_STATE, Holder, MariadbSession, Phase, error_code, is_drivers
 from syncpoint.steps import Call, Script
 
 DUPLICATE_KEY = 1062
@@ -54,7 +54,7 @@ RETRYABLE = frozenset((DEADLOCK, LOCK_TIMEOUT, CHANGED_SINCE_READ, STATEMENT_TIM
 NO_SUCH_TABLE = frozenset((1049, 1146))
 
 
-class MariadbResource(Resource):
+class MariadbResource(Borrowing):
     """A database on a MariaDB server, 10.6 or later. `mariadb://user:password@host:port/database?option=value`."""
 
     scheme: ClassVar[str] = "mariadb"
@@ -90,7 +90,7 @@ class MariadbResource(Resource):
 
     def is_usable(self, session: Session) -> bool:
         own = _own(session)
-        return super().is_usable(own) and own.phase is Phase.NONE and self.driver.is_connected(own)
+        return super().is_usable(own) and own.phase is Phase.NONE and self.driver.of(own).is_connected(own)
 
     # --- set-up --------------------------------------------------------------------------------------
 
@@ -123,7 +123,7 @@ class MariadbResource(Resource):
     def begin(self, session: Session, start: BranchStart) -> Script[None]:
         own = _own(session)
         own.ends()
-        text = sql.begin(start, self.address.database)
+        text = sql.begin(start, self.address.database, borrowed=own.driver is not None)
         replies: Replies = yield self._send(own, text, "XA START")
         if replies.code == DUPLICATE_XID:
             # The vote will be no (A4); until then nothing may be done outside a branch.
@@ -134,7 +134,8 @@ class MariadbResource(Resource):
         own.begins(start.identifier, read_only=start.read_only)
 
     def connection(self, session: Session) -> Any:
-        return _own(session).connection
+        own = _own(session)
+        return self.driver.of(own).connection(own)
 
     def savepoint(self, session: Session, name: str) -> Script[None]:
         replies: Replies = yield self._send(session, f"SAVEPOINT {sql.quoted_name(name)}", "SAVEPOINT")
@@ -347,7 +348,7 @@ class MariadbResource(Resource):
     # --- what errors mean ------------------------------------------------------------------------------------
 
     def is_retryable(self, error: BaseException) -> bool:
-        return type(error).__module__.partition(".")[0] in ("pymysql", "asyncmy") and error_code(error) in RETRYABLE
+        return is_drivers(error) and error_code(error) in RETRYABLE
 
     def blockers(self, session: Session) -> Script[str]:
         own = _own(session)

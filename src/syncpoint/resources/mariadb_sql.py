@@ -92,17 +92,26 @@ def first_contact(coordinator: Guid, incarnation: int) -> str:
 # --- a branch ------------------------------------------------------------------------------------------------
 
 
-def begin(start: BranchStart, database: str) -> str:
+def begin(start: BranchStart, database: str, *, borrowed: bool = False) -> str:
+    """On a borrowed connection the isolation level and the database in use are its owner's, and stay."""
     seconds = max(1, start.remaining_ms // 1000)  # the lock timeout comes before the statement's: it says more
     settings = (
-        f"autocommit=1,tx_isolation=DEFAULT,session_track_transaction_info='STATE',"
+        f"{'' if borrowed else _OWN}autocommit=1,"
         f"innodb_lock_wait_timeout={seconds},lock_wait_timeout={seconds},"
         f"max_statement_time={max(start.remaining_ms, 1) / 1000 + 0.5:.3f},wait_timeout={seconds + LINGER_S}"
     )
-    use = f"USE {quoted_name(database)}; " if database else ""
+    use = f"USE {quoted_name(database)}; " if database and not borrowed else ""
+    keep = KEEP if borrowed else ""
     access = "SET TRANSACTION READ ONLY; " if start.read_only else ""
     # autocommit=0 and one SELECT before it would make XA START fail (DATABASES MariaDB 4).
-    return f"SET SESSION {settings}; {use}{access}XA START {xid(start.identifier)}"
+    return f"{keep}SET SESSION {settings}; {use}{access}XA START {xid(start.identifier)}"
+
+
+_OWN = "tx_isolation=DEFAULT,session_track_transaction_info='STATE',"
+_KEPT = ("innodb_lock_wait_timeout", "lock_wait_timeout", "max_statement_time", "wait_timeout")
+KEEP = f"SET {','.join(f'@syncpoint_{name}=@@SESSION.{name}' for name in _KEPT)}; "
+"""What a borrowed connection's owner had set is kept in its session, so that the packet is all it takes."""
+GIVE_BACK = f"SET SESSION {','.join(f'{name}=@syncpoint_{name}' for name in _KEPT)}"
 
 
 def leave_evidence(identifier: Identifier, *, committed: bool) -> str:

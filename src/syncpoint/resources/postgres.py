@@ -41,10 +41,10 @@ from syncpoint.resources.base import (
     Finding,
     Found,
     Mode,
-    Resource,
     Session,
     Vote,
 )
+from syncpoint.resources.postgres_borrowed import Borrowing
 from syncpoint.resources.postgres_connection import Watch
 from syncpoint.resources.postgres_driver import (
     ACTIVE,
@@ -52,7 +52,6 @@ from syncpoint.resources.postgres_driver import (
     INERROR,
     LIBPQ_OPTIONS,
     Address,
-    Driver,
     PostgresSession,
     Reply,
     abandon,
@@ -94,7 +93,7 @@ class Branch:
     """It wrote nothing, and is serializable: ended by COMMIT even when it is let go, or its reads would not count."""
 
 
-class PostgresResource(Resource):
+class PostgresResource(Borrowing):
     """PostgreSQL 15 and later through psycopg 3; URL `postgresql://user:password@host:port/database?option=…`."""
 
     scheme: ClassVar[str] = "postgresql"
@@ -111,11 +110,6 @@ class PostgresResource(Resource):
     @property
     def safe_url(self) -> str:
         return self._address.safe_url
-
-    @property
-    def driver(self) -> Driver:
-        """For a journal that lives in this database."""
-        return self._driver
 
     # --- connections -------------------------------------------------------------------------------------------
 

@@ -135,6 +135,17 @@ def contact(driver: Driver, session: PostgresSession, who: Contact) -> Script[Gu
     return Guid.parse(guid or "")
 
 
+_GUID = "SELECT pg_catalog.encode(guid, 'hex') FROM syncpoint.resource"
+
+
+def guid(driver: Driver, session: PostgresSession) -> Script[Guid | None]:
+    """The GUID alone, on any connection; None without one. Raises SetupRefused when this role may not read it."""
+    reply: Reply = yield driver.query(session, _GUID, "ask for the GUID")
+    if reply.error is not None and reply.code not in MISSING:
+        raise _refused(driver, reply)
+    return Guid.parse(reply.rows(0)[0][0] or "") if reply.rows(0) else None
+
+
 def _contact_sql(who: Contact) -> str:
     # One atomic statement compares and raises: a journal that has been overtaken changes nothing. Nor does this
     # code change anything in a schema of a later format.
