@@ -22,7 +22,6 @@ from syncpoint.ids import Identifier, NotOurs
 
 REQUEST_S_MAX = 10.0
 DRAIN_S_MAX = 30.0
-KILL_PERIOD_S = 1.0
 HUNT_S_MAX = 0.5
 CHANGING_HEADERS = {"date", "server", "connection", "idempotency-replayed"}
 """Set by the server or the middleware, not part of the reply that is kept."""
@@ -113,12 +112,15 @@ class Tally:
 class Load:
     """Clients and a killer, for some seconds."""
 
-    def __init__(self, port: int, books: Books, *, seconds: float, clients: int, seed: int) -> None:
+    def __init__(
+        self, port: int, books: Books, *, seconds: float, clients: int, kill_period_s: float, seed: int
+    ) -> None:
         self.tally = Tally()
         self._port = port
         self._books = books
         self._until = time.monotonic() + seconds
         self._clients = clients
+        self._kill_period_s = kill_period_s
         self._seed = seed
 
     async def run(self) -> Tally:
@@ -190,7 +192,7 @@ class Load:
                     os.kill(worker["pid"], signal.SIGKILL)
                     self.tally.kills += 1
                     self.tally.kills_in_commit += await self._has_prepared(worker["incarnation"])
-            await asyncio.sleep(min(KILL_PERIOD_S, max(0.0, self._until - time.monotonic())))
+            await asyncio.sleep(min(self._kill_period_s, max(0.0, self._until - time.monotonic())))
 
     async def _hunt(self, incarnation: int) -> None:
         until = time.monotonic() + HUNT_S_MAX

@@ -76,6 +76,7 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--load", type=float, metavar="SECONDS", default=0.0, help="load, kills and an audit")
     parser.add_argument("--workers", type=int, default=4, help="uvicorn's worker processes")
     parser.add_argument("--clients", type=int, default=16, help="of the load, at the same time")
+    parser.add_argument("--kill-every", type=float, metavar="SECONDS", default=1.0, help="between kills of the load")
     parser.add_argument("--journal", default="", help="where decisions are durable; a temporary folder when left out")
     parser.add_argument("--port", type=int, default=0, help="on the loopback; a free one when left out")
     parser.add_argument("--seed", type=int, default=1, help="of the load")
@@ -128,8 +129,15 @@ def _ask(port: int, path: str) -> dict[str, Any]:
 
 def _under_load(port: int, books: Books, options: argparse.Namespace) -> int:
     before, begun = books.total(), time.monotonic()
-    print(f"{options.clients} clients for {options.load:g} s, a worker killed every second …", file=sys.stderr)
-    load = Load(port, books, seconds=options.load, clients=options.clients, seed=options.seed)
+    print(f"{options.clients} clients for {options.load:g} s, while workers are killed …", file=sys.stderr)
+    load = Load(
+        port,
+        books,
+        seconds=options.load,
+        clients=options.clients,
+        kill_period_s=options.kill_every,
+        seed=options.seed,
+    )
     tally = asyncio.run(load.run())
     seconds = time.monotonic() - begun
     with contextlib.suppress(Exception):  # else the audit counts them

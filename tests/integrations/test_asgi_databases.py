@@ -20,9 +20,13 @@ from tests.integrations.asgi_bank import Bank, pay
 from tests.integrations.asgi_client import Answer, Client
 
 
-@pytest.fixture
-def bank(postgres_url: str, tmp_path: Path) -> Bank:
-    return Bank.make(postgres_url, tmp_path)
+@pytest.fixture(params=["folder", "bank"])
+def bank(request: pytest.FixtureRequest, postgres_url: str, tmp_path: Path) -> Bank:
+    """Decisions in a folder, and in the bank's own database."""
+    made = Bank.make(postgres_url, tmp_path)
+    if request.param == "bank":
+        made.journal = "bank"
+    return made
 
 
 def play(coroutine: Coroutine[Any, Any, None]) -> None:

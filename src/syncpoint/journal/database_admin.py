@@ -87,6 +87,6 @@ class DatabaseAdmin:
         statements = [self._sql.adopt(ADOPTED_RAISE), self._sql.counter()]
         said_then = yield from self.store.run(session, statements, "journal: adopt a copy")
         if said_then.trouble is not Trouble.NONE:
-            raise self.store.refused(said_then)
+            raise self.store.refused(said_then.error)
         guid = Guid.parse(said.rows[0][0][0] or "")
         return AdoptedDatabase(self.store.resource.safe_url, guid, before, rows.number(said_then.rows[1]))

@@ -1,4 +1,4 @@
-"""Opening a journal in a database: refuse what cannot keep its promise, make the tables, draw an incarnation.
+"""Opening a journal in a database: refuse what cannot keep its promise, and make the tables.
 
 Not for: anything after that (database.py).
 """
@@ -7,14 +7,16 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from syncpoint.errors import FormatTooNew, JournalRefused, JournalUnavailable, SetupRefused
-from syncpoint.ids import Guid, Incarnation
-from syncpoint.journal import rows
+from syncpoint.errors import FormatTooNew, JournalRefused, SetupRefused
+from syncpoint.ids import Guid
 from syncpoint.journal.statements import JOURNAL_FORMAT, Statements
 from syncpoint.journal.store import Row, Said, Store, Trouble
 from syncpoint.ports import Random
 from syncpoint.resources.base import Session, Severity
 from syncpoint.steps import Script
+
+SCHEMA_CHECK = "schema syncpoint"
+"""What an adapter's findings call the rights on its own tables. Those on the journal's are tried here."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,11 +34,14 @@ def open_head(store: Store, sql: Statements, session: Session, random: Random, c
     """
     yield from _refuse_lies(store, session)
     said = yield from read_head(store, sql, session)
-    if said.trouble in (Trouble.MISSING, Trouble.DENIED) or (said.trouble is Trouble.NONE and not said.rows[0]):
+    if said.trouble in (Trouble.MISSING, Trouble.DENIED):
         yield from make(store, sql, session, random, cluster)
         said = yield from read_head(store, sql, session)
+    elif said.trouble is Trouble.NONE and not said.rows[0]:  # somebody who may has made the tables
+        yield from _begin(store, sql, session, random, cluster)
+        said = yield from read_head(store, sql, session)
     if said.trouble is not Trouble.NONE:
-        raise store.refused(said)
+        raise store.refused(said.error)
     guid, format_, whose, _, refused = said.rows[0][0]
     if int(format_ or 0) > JOURNAL_FORMAT:
         raise FormatTooNew("journal's schema", int(format_ or 0), JOURNAL_FORMAT)
@@ -52,7 +57,11 @@ def open_head(store: Store, sql: Statements, session: Session, random: Random, c
 def _refuse_lies(store: Store, session: Session) -> Script[None]:
     findings = yield from store.resource.inspect(session)
     # A journal prepares nothing in its own database, and makes its own tables.
-    refused = [one for one in findings if one.severity is Severity.REFUSED and not one.for_prepare]
+    refused = [
+        one
+        for one in findings
+        if one.severity is Severity.REFUSED and not one.for_prepare and one.check != SCHEMA_CHECK
+    ]
     if refused:
         raise SetupRefused(
             f"The journal's database ({store.resource.safe_url}) is set up so that a decision could be lost: "
@@ -63,19 +72,31 @@ def _refuse_lies(store: Store, session: Session) -> Script[None]:
 
 
 def read_head(store: Store, sql: Statements, session: Session) -> Script[Said]:
-    """The journal's one row, then the database's GUID."""
-    return (yield from store.run(session, [sql.head(), sql.database_guid()], "journal: read its head"))
+    """The journal's one row, then the database's GUID. Raises FormatTooNew when it can only be read by a newer one."""
+    said: Said = yield from store.run(session, [sql.head(), sql.database_guid()], "journal: read its head")
+    if said.trouble is Trouble.REFUSED:  # columns of a later format?
+        found = yield from store.run(session, [sql.format()], "journal: read its format")
+        if found.trouble is Trouble.NONE and found.rows[0] and int(found.rows[0][0][0] or 0) > JOURNAL_FORMAT:
+            raise FormatTooNew("journal's schema", int(found.rows[0][0][0] or 0), JOURNAL_FORMAT)
+    return said
 
 
 def make(store: Store, sql: Statements, session: Session, random: Random, cluster: str) -> Script[None]:
     """Make the tables and the journal's one row, unless they are there. Raises SetupRefused."""
-    yield from store.resource.initialise(session)
+    try:
+        yield from store.resource.initialise(session)
+    except SetupRefused as error:
+        raise store.refused(error.message) from error
     said = yield from store.make_tables(session)
     if said.trouble is not Trouble.NONE:
-        raise store.refused(said)
+        raise store.refused(said.error)
+    yield from _begin(store, sql, session, random, cluster)
+
+
+def _begin(store: Store, sql: Statements, session: Session, random: Random, cluster: str) -> Script[None]:
     said = yield from store.run(session, [sql.begin_journal(random.bytes(16), cluster)], "journal: begin it")
     if said.trouble is not Trouble.NONE:
-        raise store.refused(said)
+        raise store.refused(said.error)
 
 
 def _check_cluster(store: Store, found: str, wanted: str) -> None:
@@ -85,17 +106,6 @@ def _check_cluster(store: Store, found: str, wanted: str) -> None:
             f"not of {wanted!r}.",
             advice="Two clusters never share a journal: use another database, or give the right ?cluster=….",
         )
-
-
-def draw(store: Store, sql: Statements, session: Session, process: str) -> Script[Incarnation]:
-    """The next incarnation, forced before use. Raises JournalUnavailable, ConnectionLost."""
-    said = yield from store.run(session, sql.draw(process), "journal: draw an incarnation")
-    if said.trouble is not Trouble.NONE:
-        raise JournalUnavailable(
-            f"The journal's database ({store.resource.safe_url}) refused an incarnation: {said.error}.",
-            advice="Nothing was done; try again.",
-        ) from said.error
-    return Incarnation(rows.number(said.rows[-1]))
 
 
 def _only(found: tuple[Row, ...]) -> str:

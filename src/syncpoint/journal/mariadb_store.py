@@ -70,6 +70,7 @@ class MariadbStore(Store):
     NOW: ClassVar[str] = "UTC_TIMESTAMP(6)"
     SHARE: ClassVar[str] = "LOCK IN SHARE MODE"
     visible_is_durable: ClassVar[bool] = False  # InnoDB lets others see a commit a moment before it is forced
+    can_be_lazy: ClassVar[bool] = False  # innodb_flush_log_at_trx_commit is the server's
 
     def __init__(self, resource: MariadbResource) -> None:
         super().__init__(resource)
@@ -131,6 +132,18 @@ class MariadbStore(Store):
     @staticmethod
     def unless_there(key: str) -> str:
         return f"ON DUPLICATE KEY UPDATE {key} = {key}"  # never INSERT IGNORE (DATABASES MariaDB 9)
+
+    @staticmethod
+    def conditions(columns: Sequence[str], found: Sequence[Sequence[str]]) -> list[str]:
+        # (a, b) IN ((1, 2)) scans the whole table, locks every row on the way, and waits for every open decision.
+        return [
+            " AND ".join(f"{column} = {value}" for column, value in zip(columns, one, strict=True)) for one in found
+        ]
+
+    @staticmethod
+    def in_branch(statement: str) -> str:
+        # With unique_checks=0 InnoDB may skip the check that lets the first writer win.
+        return f"SET STATEMENT unique_checks=1, foreign_key_checks=1 FOR {statement}"
 
     @staticmethod
     def or_update(key: str, columns: Sequence[str]) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from syncpoint.ids import Attempt, Key, TransactionId
+from syncpoint.ids import Attempt, Incarnation, Key, TransactionId
 from syncpoint.journal.store import Row
 from syncpoint.records import AnyRecord, Commit, KeyedRecord, decode_record
 
@@ -29,6 +29,21 @@ def commit(found: Sequence[Row]) -> Commit | None:
 def keys(found: Sequence[Row]) -> list[Key]:
     """Rows of a transaction and an attempt."""
     return [Key(TransactionId(bytes.fromhex(row[0] or "")), Attempt.from_int(int(row[1] or 0))) for row in found]
+
+
+def transactions(found: Sequence[Row]) -> list[TransactionId]:
+    """Rows of a transaction."""
+    return [TransactionId(bytes.fromhex(row[0] or "")) for row in found]
+
+
+def claims(found: Sequence[Row]) -> list[tuple[TransactionId, Incarnation]]:
+    """Rows of a transaction and who claimed it."""
+    return list(zip(transactions(found), (Incarnation(int(row[1] or 0)) for row in found), strict=True))
+
+
+def incarnations(found: Sequence[Row]) -> list[Incarnation]:
+    """Rows of an incarnation, in the first column."""
+    return [Incarnation(int(row[0] or 0)) for row in found]
 
 
 def number(found: Sequence[Row]) -> int:

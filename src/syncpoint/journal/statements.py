@@ -37,6 +37,11 @@ class Statements:
         digits = self._words.digits
         return f"SELECT {digits('guid')}, format, cluster, counter, refused FROM syncpoint.journal"
 
+    @staticmethod
+    def format() -> str:
+        """What every later format keeps in its place."""
+        return "SELECT format FROM syncpoint.journal"
+
     def begin_journal(self, guid: bytes, cluster: str) -> str:
         return (
             "INSERT INTO syncpoint.journal (single, guid, format, cluster, counter) VALUES "
@@ -59,9 +64,11 @@ class Statements:
         return f"UPDATE syncpoint.journal SET refused = NULL, counter = counter + {raise_by}"
 
     def draw(self, process: str) -> list[str]:
-        """The next incarnation, alive from now on; the last statement tells its number."""
+        """The next incarnation, alive from now on. The first statement tells whose journal it is and whether it is
+        refused, the last one the number."""
         number = "(SELECT counter FROM syncpoint.journal)"
         return [
+            f"SELECT {self._words.digits('guid')}, refused FROM syncpoint.journal",
             "UPDATE syncpoint.journal SET counter = counter + 1",
             (
                 "INSERT INTO syncpoint.incarnation (incarnation, keeper, process) "
@@ -73,9 +80,11 @@ class Statements:
 
     # --- who lives ----------------------------------------------------------------------------------------------
 
-    def beat(self, own: Incarnation) -> list[str]:
-        """Give a sign of life; the last statement tells who keeps us: ourselves, or we were taken for dead."""
+    def beat(self, own: Incarnation, dead_after_s: float) -> list[str]:
+        """Give a sign of life. The first statement tells (one row) whether the last one came in time, the last one who
+        keeps us: ourselves, or we were taken for dead."""
         return [
+            f"SELECT 1 FROM syncpoint.heartbeat h WHERE h.incarnation = {own} AND {self._heard('h', dead_after_s)}",
             f"UPDATE syncpoint.heartbeat SET beat = {self._words.NOW} WHERE incarnation = {own}",
             self.keeper(own),
         ]
@@ -84,17 +93,29 @@ class Statements:
     def keeper(incarnation: Incarnation) -> str:
         return f"SELECT keeper FROM syncpoint.incarnation WHERE incarnation = {incarnation}"
 
+    def _heard(self, alias: str, dead_after_s: float) -> str:
+        """Heard of lately. A sign of life from the future says nothing: the server's clock was put back."""
+        return f"{alias}.beat BETWEEN {self._words.ago(dead_after_s)} AND {self._words.ago(-dead_after_s)}"
+
+    def _we_were_heard(self, own: Incarnation, dead_after_s: float) -> str:
+        """Who was not heard of himself judges nobody: the server was away, or its clock was put forward."""
+        return (
+            f"EXISTS (SELECT 1 FROM syncpoint.heartbeat o WHERE o.incarnation = {own} "
+            f"AND {self._heard('o', dead_after_s)})"
+        )
+
     def forsaken(self, own: Incarnation, dead_after_s: float) -> str:
         """(incarnation, keeper) of those to be taken over: not heard of for so long, or kept by nobody who lives.
 
-        What somebody else keeps is only taken after that keeper itself was: until then it may be at work.
+        What somebody else keeps is only taken after that keeper itself was: until then it may be at work. Nobody
+        takes his own number back: whoever has been taken over stays so (O54).
         """
         return (
             "SELECT i.incarnation, i.keeper FROM syncpoint.incarnation i "
             "LEFT JOIN syncpoint.incarnation k ON k.incarnation = i.keeper "
             "LEFT JOIN syncpoint.heartbeat h ON h.incarnation = i.incarnation "
-            f"WHERE i.keeper <> {own} AND CASE WHEN i.keeper = i.incarnation "
-            f"THEN h.beat IS NULL OR h.beat < {self._words.ago(dead_after_s)} "
+            f"WHERE i.keeper <> {own} AND i.incarnation <> {own} AND {self._we_were_heard(own, dead_after_s)} "
+            f"AND CASE WHEN i.keeper = i.incarnation THEN h.beat IS NULL OR NOT ({self._heard('h', dead_after_s)}) "
             "ELSE k.incarnation IS NULL OR k.keeper <> k.incarnation END"
         )
 
@@ -103,31 +124,40 @@ class Statements:
 
         This waits for a decision of `one` that is being written, and after it there is no other.
         """
+        assert own != one, "whoever has been taken over stays so (O54)"
         return [
             (
                 f"UPDATE syncpoint.incarnation SET keeper = {own} WHERE incarnation = {one} AND keeper = {keeper} "
-                f"AND NOT EXISTS (SELECT 1 FROM syncpoint.heartbeat h WHERE h.incarnation = {one} "
-                f"AND h.beat >= {self._words.ago(dead_after_s)})"
+                f"AND {self._we_were_heard(own, dead_after_s)} "
+                "AND (keeper <> incarnation OR NOT EXISTS (SELECT 1 FROM syncpoint.heartbeat h "
+                f"WHERE h.incarnation = {one} AND {self._heard('h', dead_after_s)}))"
             ),
             self.keeper(one),
         ]
 
     @staticmethod
-    def leave(own: Incarnation) -> list[str]:
+    def kept_by(own: Incarnation) -> str:
+        return f"SELECT incarnation FROM syncpoint.incarnation WHERE keeper = {own}"
+
+    def leave(self, own: Incarnation, kept: Sequence[Incarnation], claims: Sequence[TransactionId]) -> list[str]:
         """At the end: nobody keeps what is ours any more, and what is finished needs no keeper."""
         return [
-            f"UPDATE syncpoint.incarnation SET keeper = 0 WHERE keeper = {own}",
-            f"DELETE FROM syncpoint.heartbeat WHERE incarnation = {own}",
-            f"DELETE FROM syncpoint.claim WHERE incarnation = {own}",
-            (
-                f"DELETE FROM syncpoint.incarnation WHERE incarnation = {own} AND keeper = 0 "
-                f"AND NOT EXISTS (SELECT 1 FROM syncpoint.record r WHERE r.incarnation = {own} AND r.ended IS NULL)"
+            *(
+                f"UPDATE syncpoint.incarnation SET keeper = 0 WHERE incarnation = {one} AND keeper = {own}"
+                for one in sorted({own, *kept})
             ),
+            f"DELETE FROM syncpoint.heartbeat WHERE incarnation = {own}",
+            *(self.release([(claim, own) for claim in claims]) if claims else ()),
+            *self._remove_incarnation(own, keeper=0),
         ]
 
     @staticmethod
     def living() -> str:
         return "SELECT incarnation FROM syncpoint.incarnation WHERE keeper = incarnation"
+
+    @staticmethod
+    def oldest_living() -> str:
+        return "SELECT MIN(incarnation) FROM syncpoint.incarnation WHERE keeper = incarnation"
 
     @staticmethod
     def unfinished(candidates: Iterable[Incarnation]) -> str:
@@ -172,10 +202,14 @@ class Statements:
 
     def end(self, keys: Sequence[Key]) -> list[str]:
         """Every branch has acknowledged. Results stay for the retention, all else goes."""
-        which = self._among(keys)
+        now = self._words.NOW
         return [
-            f"UPDATE syncpoint.record SET ended = {self._words.NOW} WHERE {which} AND kept = true AND ended IS NULL",
-            f"DELETE FROM syncpoint.record WHERE {which} AND kept = false AND once IS NOT NULL",
+            statement
+            for which in self._among(keys)
+            for statement in (
+                f"UPDATE syncpoint.record SET ended = {now} WHERE {which} AND kept = true AND ended IS NULL",
+                f"DELETE FROM syncpoint.record WHERE {which} AND kept = false AND once IS NOT NULL",
+            )
         ]
 
     def kept_decisions(self, own: Incarnation) -> str:
@@ -198,9 +232,9 @@ class Statements:
     def _at(self, key: Key) -> str:
         return f"transaction = {self._words.raw(key.transaction.raw)} AND attempt = {key.attempt.to_int()}"
 
-    def _among(self, keys: Sequence[Key]) -> str:
-        pairs = ", ".join(f"({self._words.raw(key.transaction.raw)}, {key.attempt.to_int()})" for key in keys)
-        return f"(transaction, attempt) IN ({pairs})"
+    def _among(self, keys: Sequence[Key]) -> list[str]:
+        pairs = [(self._words.raw(key.transaction.raw), str(key.attempt.to_int())) for key in keys]
+        return self._words.conditions(("transaction", "attempt"), pairs)
 
     # --- claims -------------------------------------------------------------------------------------------------
 
@@ -219,17 +253,33 @@ class Statements:
             self.committed(transaction),
         ]
 
-    def release(self, claims: Sequence[tuple[TransactionId, Incarnation]]) -> str:
-        pairs = ", ".join(f"({self._words.raw(transaction.raw)}, {own})" for transaction, own in claims)
-        return f"DELETE FROM syncpoint.claim WHERE (transaction, incarnation) IN ({pairs})"
+    def release(self, claims: Sequence[tuple[TransactionId, Incarnation]]) -> list[str]:
+        pairs = [(self._words.raw(transaction.raw), str(own)) for transaction, own in sorted(claims)]
+        return [
+            f"DELETE FROM syncpoint.claim WHERE {which}"
+            for which in self._words.conditions(("transaction", "incarnation"), pairs)
+        ]
+
+    def claims_of(self, own: Incarnation) -> str:
+        return f"SELECT {self._words.digits('transaction')} FROM syncpoint.claim WHERE incarnation = {own}"
+
+    def claims_of_the_dead(self, limit: int) -> str:
+        """(transaction, incarnation) of claims whose process was taken for dead, or has ended."""
+        return (
+            f"SELECT {self._words.digits('c.transaction')}, c.incarnation FROM syncpoint.claim c WHERE NOT EXISTS "
+            "(SELECT 1 FROM syncpoint.incarnation i WHERE i.incarnation = c.incarnation AND i.keeper = i.incarnation) "
+            f"LIMIT {limit}"
+        )
 
     # --- the rest -----------------------------------------------------------------------------------------------
 
     def note(self, record: KeyedRecord) -> str:
-        raw = self._words.raw
+        """Written once, also when it is sent again after a lost reply."""
+        transaction, data = self._words.raw(record.transaction), self._words.raw(encode_record(record))
         return (
-            "INSERT INTO syncpoint.note (transaction, attempt, data) VALUES "
-            f"({raw(record.transaction)}, {record.attempt}, {raw(encode_record(record))})"
+            "INSERT INTO syncpoint.note (transaction, attempt, data) "
+            f"SELECT {transaction}, {record.attempt}, {data} WHERE NOT EXISTS (SELECT 1 FROM syncpoint.note n "
+            f"WHERE n.transaction = {transaction} AND n.attempt = {record.attempt} AND n.data = {data})"
         )
 
     def notes(self) -> str:
@@ -280,21 +330,34 @@ class Statements:
             f"WHERE i.incarnation = r.incarnation AND i.keeper = i.incarnation) LIMIT {limit}"
         )
 
-    def remove(self, keys: Sequence[Key]) -> str:
+    def remove(self, keys: Sequence[Key]) -> list[str]:
         """Remove records that have ended, and Aborts."""
-        return f"DELETE FROM syncpoint.record WHERE {self._among(keys)} AND (ended IS NOT NULL OR once IS NULL)"
+        return [
+            f"DELETE FROM syncpoint.record WHERE {which} AND (ended IS NOT NULL OR once IS NULL)"
+            for which in self._among(keys)
+        ]
 
     @staticmethod
-    def remove_incarnations(own: Incarnation) -> str:
+    def finished(own: Incarnation) -> str:
         """Of those that we keep, the ones with nothing left."""
         return (
-            f"DELETE FROM syncpoint.incarnation WHERE keeper = {own} AND incarnation <> {own} "
-            "AND NOT EXISTS (SELECT 1 FROM syncpoint.record r "
-            "WHERE r.incarnation = incarnation.incarnation AND r.ended IS NULL)"
+            f"SELECT i.incarnation FROM syncpoint.incarnation i WHERE i.keeper = {own} AND i.incarnation <> {own} "
+            "AND NOT EXISTS (SELECT 1 FROM syncpoint.record r WHERE r.incarnation = i.incarnation AND r.ended IS NULL)"
         )
 
-    def orphaned_claims(self, own: Incarnation, held: Iterable[TransactionId]) -> str:
-        """Claims in our name that nobody here holds: the reply to them, or to their release, was lost."""
-        kept = ", ".join(self._words.raw(transaction.raw) for transaction in held)
-        others = f" AND transaction NOT IN ({kept})" if kept else ""
-        return f"DELETE FROM syncpoint.claim WHERE incarnation = {own}{others}"
+    def remove_finished(self, own: Incarnation, found: Sequence[Incarnation]) -> list[str]:
+        return [statement for one in found for statement in self._remove_incarnation(one, keeper=own)]
+
+    @staticmethod
+    def _remove_incarnation(one: Incarnation, *, keeper: int) -> list[str]:
+        """By its key, so that no other row is locked on the way; then a sign of life that belongs to nobody."""
+        return [
+            (
+                f"DELETE FROM syncpoint.incarnation WHERE incarnation = {one} AND keeper = {keeper} "
+                f"AND NOT EXISTS (SELECT 1 FROM syncpoint.record r WHERE r.incarnation = {one} AND r.ended IS NULL)"
+            ),
+            (
+                f"DELETE FROM syncpoint.heartbeat WHERE incarnation = {one} AND NOT EXISTS "
+                f"(SELECT 1 FROM syncpoint.incarnation i WHERE i.incarnation = {one})"
+            ),
+        ]

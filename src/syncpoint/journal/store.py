@@ -56,7 +56,9 @@ class Store(ABC):
     SHARE: ClassVar[str]
     """Behind a SELECT: keep the row as it is until this transaction has ended."""
     visible_is_durable: ClassVar[bool]
-    """Whether a row that can be read is certainly on disk (O59)."""
+    """Whether a row that can be read is certainly on disk, had its writer asked for it (O59)."""
+    can_be_lazy: ClassVar[bool]
+    """Whether `durable=False` saves a force: what is written so can be read before it is on disk."""
 
     def __init__(self, resource: Resource) -> None:
         self.resource = resource
@@ -112,12 +114,29 @@ class Store(ABC):
     def or_update(key: str, columns: Sequence[str]) -> str:
         """Behind an INSERT: put the new values of these columns into the row with the same key."""
 
-    def refused(self, said: Said) -> SetupRefused:
+    @staticmethod
+    @abstractmethod
+    def conditions(columns: Sequence[str], found: Sequence[Sequence[str]]) -> list[str]:
+        """WHERE conditions, one statement each, that together mean the rows with these values of the columns of a
+        key, and that make the server lock no other row on the way."""
+
+    @staticmethod
+    def in_branch(statement: str) -> str:
+        """A statement that is to be run in a transaction of the application's, whose settings may be any."""
+        return statement
+
+    def refused(self, why: object) -> SetupRefused:
         """The error when the tables cannot be used or made."""
         sql = ";\n".join((*self.resource.init_statements(), *self.tables))
         return SetupRefused(
             f"The journal's database ({self.resource.safe_url}) has no usable journal tables, and this account may "
-            f"not make them: {said.error}.",
+            f"not make them: {in_one_line(why)}.",
             advice=f"Let somebody who may run this once (`syncpoint init --print-sql` prints it too):\n{sql};\n"
             f"{self.grants}",
         )
+
+
+def in_one_line(why: object) -> str:
+    """What an error says, for a sentence: without the statement that a server may quote, and the driver's brackets."""
+    said = why.args[-1] if isinstance(why, Exception) and why.args else why
+    return (str(said).strip().splitlines() or [""])[0].rstrip(".")

@@ -8,6 +8,7 @@ Not for: folders (folder.py), or connecting.
 from __future__ import annotations
 
 import os
+import re
 import socket
 from collections.abc import Callable, Container, Mapping
 from dataclasses import dataclass, fields, replace
@@ -22,6 +23,7 @@ from syncpoint.resources.registry import make_resource
 
 OPTION_NAMES = frozenset(one.name for one in fields(Options))
 CLUSTER_SIZE_CHARS_MAX = 64
+SESSIONS_MIN = 2  # one for decisions, one for signs of life
 
 
 def _postgres(resource: Resource) -> Store:
@@ -53,7 +55,16 @@ class Place:
 
 def is_database(journal: str, resources: Container[str]) -> bool:
     """Whether this names a database: by URL, or as a configured resource. Everything else is a folder."""
-    return journal.partition("?")[0] in resources or (not journal.startswith("file://") and "://" in journal)
+    return split_query(journal)[0] in resources or (not journal.startswith("file://") and "://" in journal)
+
+
+def split_query(journal: str) -> tuple[str, str]:
+    """What stands before the options, and the options. A password may hold a `?`."""
+    scheme, separator, rest = journal.partition("://") if "://" in journal else ("", "", journal)
+    user = re.match(r"[^@/]*@", rest) if separator else None
+    start = user.end() if user else 0
+    place, _, query = rest[start:].partition("?")
+    return f"{scheme}{separator}{rest[:start]}{place}", query
 
 
 def database_place(
@@ -63,13 +74,14 @@ def database_place(
 
     Raises ConfigurationError.
     """
-    name, _, query = journal.partition("?")
+    name, query = split_query(journal)
     spec = resources.get(name, name)
     table = dict(spec) if isinstance(spec, Mapping) else {"url": spec}
     table.pop("pool_size_max", None)
     options, others = split_options(query)
     url = str(table.get("url", ""))
-    table["url"] = f"{url}{'&' if '?' in url else '?'}{'&'.join(others)}" if others else url
+    joint = "&" if split_query(url)[1] else "?"
+    table["url"] = f"{url}{joint}{'&'.join(others)}" if others else url
     scheme = url.partition("://")[0]
     if scheme not in _STORES:
         raise ConfigurationError(
@@ -113,21 +125,24 @@ def _value(key: str, value: str) -> Any:
                 f"The journal's cluster name has {len(value)} characters.", advice=f"At most {CLUSTER_SIZE_CHARS_MAX}."
             )
         return value
-    kind = int if key == "sessions_max" else float
+    kind, least = (int, SESSIONS_MIN) if key == "sessions_max" else (float, 0)
     try:
         number = kind(value)
     except ValueError:
-        number = 0
-    if not 0 < number < float("inf"):
-        raise ConfigurationError(f"The journal's {key}={value!r} is no number above 0.", advice="Give such a number.")
+        number = -1
+    if not least <= number < float("inf") or number == 0:
+        raise ConfigurationError(
+            f"The journal's {key}={value!r} is no number {f'from {least} on' if least else 'above 0'}.",
+            advice="Give such a number.",
+        )
     return number
 
 
 def address_of(journal: str) -> str:
     """What may be shown and written down of where a journal is: no user's secrets, no options."""
-    scheme, separator, rest = journal.partition("://")
+    place, _ = split_query(journal)
+    scheme, separator, rest = place.partition("://")
     if not separator:
         return journal
-    place = rest.partition("?")[0]
-    user, at, host = place.rpartition("@")
+    user, at, host = rest.rpartition("@")
     return f"{scheme}://{user.partition(':')[0]}{at}{host}"

@@ -240,6 +240,10 @@ class Driver:
         driver: Driver | None = session.driver
         return self if driver is None else driver
 
+    def connection(self, session: MariadbSession) -> Any:
+        """What the code of the branch on this session works with."""
+        return session.connection
+
     def is_connected(self, session: MariadbSession) -> bool:
         """Whether an idle connection looks alive: a server that closed it left an end of file to be read."""
         raise NotImplementedError
@@ -338,9 +342,15 @@ class SyncDriver(Driver):
 
     def __init__(self, name: str, address: Address) -> None:
         super().__init__(name, address)
-        from syncpoint.resources.mariadb_sync import SyncConnection
+        from syncpoint.resources.mariadb_sync import BranchConnection, SyncConnection
 
         self._connection_class = SyncConnection
+        self._branch_class = BranchConnection
+
+    def connection(self, session: MariadbSession) -> Any:
+        if session.handed is None:
+            session.handed = self._branch_class.over(session.connection, session.identifier)
+        return session.handed
 
     def is_connected(self, session: MariadbSession) -> bool:
         found = self.socket_of(session)

@@ -94,6 +94,7 @@ class MariadbSession(Session):
         "connection",
         "driver",
         "error",
+        "handed",
         "holder",
         "inside",
         "leaving",
@@ -113,6 +114,8 @@ class MariadbSession(Session):
         """The driver that speaks on it, of a session whose connection is borrowed; None: the resource's own."""
         self.version = ""
         self.holder = Holder(0, 0, "")
+        self.handed: Any = None
+        """What the branch's code was given, if it is not `connection` itself."""
         self.phase = Phase.NONE
         self.inside = False
         """A statement of the adapter's own is under way; nothing is refused."""
@@ -144,6 +147,7 @@ class MariadbSession(Session):
     def ends(self) -> None:
         """Nothing of the branch is on this connection any more."""
         self.identifier = None
+        self.handed = None
         self.phase = Phase.NONE
         self.tracked = False
         self.wrote = None
@@ -163,12 +167,16 @@ class MariadbSession(Session):
                 advice="Let the transaction end; it will abort.",
             )
         if self.phase is not Phase.WORKING:
-            raise TransactionEnded(
-                f"The transaction that this connection to {self.resource!r} belonged to has ended.",
-                advice="Ask the new transaction for its connection: tx.connect(...).",
-            )
+            raise self.ended()
         if command in FORBIDDEN_COMMANDS:
             raise self.refusal(FORBIDDEN_COMMANDS[command])
+
+    def ended(self) -> TransactionEnded:
+        """What a call gets on a connection whose branch is over."""
+        return TransactionEnded(
+            f"The transaction that this connection to {self.resource!r} belonged to has ended.",
+            advice="Ask the new transaction for its connection: tx.connect(...).",
+        )
 
     def refusal(self, what: str) -> NotAllowed:
         """What a call gets that would end or change the branch behind the manager's back."""

@@ -10,7 +10,7 @@
 
 The *guard* is a SELECT that fails unless the branch's marker, set with SET LOCAL at begin, is still there: if the
 transaction's own SQL has ended the branch, nothing after the guard runs. Every command tag is checked (traps 1, 9).
-Nothing is kept in a server session between branches, so PgBouncer in transaction mode works.
+Nothing is kept in a server session between branches, so PgBouncer in transaction mode works (postgres_pooler.py).
 Not for: talking to libpq (postgres_driver.py), the user's connection (postgres_connection.py), the schema
 (postgres_setup.py).
 """
@@ -26,7 +26,7 @@ from typing import Any, ClassVar
 import psycopg
 from psycopg import pq
 
-from syncpoint.errors import ConnectionLost, SyncpointError
+from syncpoint.errors import ConnectionLost, ResourceUnavailable, SyncpointError
 from syncpoint.ids import Attempt, Guid, Identifier
 from syncpoint.ports import Clock, Random
 from syncpoint.resources import postgres_errors as errors
@@ -64,6 +64,8 @@ from syncpoint.steps import Local, Script
 
 IDLE_GRACE_MS = 10_000
 """How long after the transaction's own timeout the server ends a branch that nobody works on."""
+BEGIN_GRACE_S = 1.0
+"""How long beyond the transaction's timeout its beginning is waited for: behind a pooler it has to queue."""
 STATEMENT_GRACE_MS = 250
 """Statements get so much more than lock waits, so that a lock wait is reported as one."""
 
@@ -165,7 +167,7 @@ class PostgresResource(Borrowing):
             f"SET LOCAL lock_timeout = {lock_ms}; SET LOCAL statement_timeout = {lock_ms + STATEMENT_GRACE_MS}; "
             f"SET LOCAL idle_in_transaction_session_timeout = {lock_ms + IDLE_GRACE_MS}"
         )
-        reply: Reply = yield self._driver.query(mine, sql, "BEGIN")
+        reply: Reply = yield self._driver.ask(mine, sql, "BEGIN", lock_ms / 1000 + BEGIN_GRACE_S)
         if reply.error is not None:
             mine.broken = True
             raise reply.error
@@ -384,7 +386,7 @@ class PostgresResource(Borrowing):
 
     def scan(self, session: Session) -> Script[list[Found]]:
         mine = _mine(session)
-        reply: Reply = yield self._driver.query(mine, records.SCAN, "list prepared branches")
+        reply: Reply = yield self._driver.ask(mine, records.SCAN, "list prepared branches")
         reply.check()
         if reply.rows(0)[0][0] == "t":
             raise SyncpointError(
@@ -397,25 +399,25 @@ class PostgresResource(Borrowing):
         return (yield from finish_by_gid(self._driver, _mine(session), identifier.to_gid(), commit=commit))
 
     def evidence(self, session: Session, identifier: Identifier) -> Script[Evidence]:
-        reply: Reply = yield self._driver.query(_mine(session), records.look(identifier), "look for evidence")
+        reply: Reply = yield self._driver.ask(_mine(session), records.look(identifier), "look for evidence")
         return records.judge(reply)
 
     def settle(self, session: Session, identifier: Identifier) -> Script[Evidence]:
-        reply: Reply = yield self._driver.query(_mine(session), records.bar(identifier), "write barring evidence")
+        reply: Reply = yield self._driver.ask(_mine(session), records.bar(identifier), "write barring evidence")
         return records.judge(reply)
 
     def evidence_attempts(
         self, session: Session, coordinator: Guid, after: Attempt, limit: int
     ) -> Script[list[Attempt]]:
         sql = records.attempts(coordinator, after, limit)
-        reply: Reply = yield self._driver.query(_mine(session), sql, "list evidence")
+        reply: Reply = yield self._driver.ask(_mine(session), sql, "list evidence")
         reply.check()
         return [records.attempt(row) for row in reply.rows(0)]
 
     def drop_evidence(self, session: Session, coordinator: Guid, attempts: Sequence[Attempt]) -> Script[int]:
         if not attempts:
             return 0
-        reply: Reply = yield self._driver.query(_mine(session), records.drop(coordinator, attempts), "drop evidence")
+        reply: Reply = yield self._driver.ask(_mine(session), records.drop(coordinator, attempts), "drop evidence")
         reply.check()
         return int(reply.tag.rpartition(b" ")[2])
 
@@ -431,8 +433,8 @@ class PostgresResource(Borrowing):
         if relation is None or mine.broken or mine.lost or mine.status != IDLE:
             return ""
         try:
-            reply: Reply = yield self._driver.query(mine, records.holders(relation), "ask who holds the lock")
-        except ConnectionLost:
+            reply: Reply = yield self._driver.ask(mine, records.holders(relation), "ask who holds the lock")
+        except (ConnectionLost, ResourceUnavailable):
             return ""
         return "; ".join(row[0] or "" for row in reply.rows(0))
 

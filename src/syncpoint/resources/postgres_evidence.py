@@ -170,15 +170,6 @@ def found(row: _Row) -> Found:
     return Found(identifier, gid, note, at_ms)
 
 
-def owner(gid: str) -> str:
-    """Who prepared a branch, who we are, and whether we may become that role."""
-    return (
-        "SELECT pg_catalog.quote_ident(owner::text), pg_catalog.quote_ident(current_user::text), "
-        "pg_catalog.pg_has_role(owner, 'MEMBER') FROM pg_catalog.pg_prepared_xacts "
-        f"WHERE gid = '{gid}' AND database = pg_catalog.current_database()"
-    )
-
-
 # --- lock waits ------------------------------------------------------------------------------------------------
 
 

@@ -1,6 +1,7 @@
-"""Ending a prepared PostgreSQL branch by its name, on whatever session, as its owner if need be (trap 11).
+"""Ending a prepared PostgreSQL branch by its name, on whatever session.
 
-Not for: what became of a branch that is not found (postgres_evidence.py), or when to end one (postgres.py).
+Not for: becoming its owner first (postgres_owner.py), what became of a branch that is not found (postgres_evidence.py),
+or when to end one (postgres.py).
 """
 
 from __future__ import annotations
@@ -8,17 +9,17 @@ from __future__ import annotations
 from syncpoint.errors import SyncpointError
 from syncpoint.protocol.words import Answer
 from syncpoint.resources import postgres_errors as errors
-from syncpoint.resources import postgres_evidence as records
 from syncpoint.resources.postgres_driver import Driver, PostgresSession, Reply
+from syncpoint.resources.postgres_owner import finish_as_owner
 from syncpoint.steps import Script
 
 
 def finish_by_gid(driver: Driver, session: PostgresSession, gid: str, *, commit: bool) -> Script[Answer]:
     """Commit or roll back a prepared branch. NOT_FOUND says only that. Raises what no later try can mend."""
     verb = "COMMIT PREPARED" if commit else "ROLLBACK PREPARED"
-    reply: Reply = yield driver.query(session, f"{verb} '{gid}'", verb)
+    reply: Reply = yield driver.ask(session, f"{verb} '{gid}'", verb)
     if reply.code == errors.DENIED:
-        as_owner = yield from _finish_as_owner(driver, session, gid, verb, reply)
+        as_owner = yield from finish_as_owner(driver, session, gid, verb, reply)
         if as_owner is None:
             return Answer.NOT_FOUND
         reply = as_owner
@@ -35,26 +36,3 @@ def finish_by_gid(driver: Driver, session: PostgresSession, gid: str, *, commit:
             advice=f"Point the URL of {driver.name!r} at that database.",
         ) from reply.error
     raise reply.error
-
-
-def _finish_as_owner(
-    driver: Driver, session: PostgresSession, gid: str, verb: str, denied: Reply
-) -> Script[Reply | None]:
-    """Trap 11: a member of the role that prepared a branch can finish it only after SET ROLE. None: it is gone."""
-    reply: Reply = yield driver.query(session, records.owner(gid), "ask who prepared it")
-    reply.check()
-    if not reply.rows(0):
-        return None
-    owner, user, member = reply.rows(0)[0]
-    if member != "t":
-        raise SyncpointError(
-            f"The branch {gid} in the resource {driver.name!r} was prepared by the role {owner}; "
-            f"{user} may not finish it.",
-            advice=f"Run once, as somebody who may: GRANT {owner} TO {user};",
-        ) from denied.error
-    reply = yield driver.query(session, f"SET ROLE {owner}", "SET ROLE")
-    reply.check()
-    answer: Reply = yield driver.query(session, f"{verb} '{gid}'", f"{verb} as its owner")
-    reply = yield driver.query(session, "RESET ROLE", "RESET ROLE")
-    session.broken = session.broken or reply.error is not None
-    return answer
