@@ -1,21 +1,27 @@
 # What one types here. `make` alone says it. Needs Python 3.11 or later and a package index; nothing else.
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test check crash clean
+.PHONY: help setup demo example-django example-fastapi test check crash clean
 
 PYTHON ?=
 STAMP := .venv/.syncpoint-setup
 
 help:  ## say what there is
-	@grep -E '^[a-z]+:.*##' Makefile | sed -E 's/^([a-z]+):.*## /make \1|/' | column -t -s '|'
+	@grep -E '^[a-z-]+:.*##' Makefile | sed -E 's/^([a-z-]+):.*## /make \1|/' | column -t -s '|'
 
 setup: $(STAMP)  ## make .venv with everything in it
 
-$(STAMP): pyproject.toml scripts/setup.sh
+$(STAMP): pyproject.toml scripts/setup.sh scripts/mysqlclient.sh
 	@PYTHON="$(PYTHON)" scripts/setup.sh $(STAMP)
 
 demo: setup  ## run the demonstration
 	.venv/bin/syncpoint demo transfer
+
+example-django: setup  ## run the Django example
+	.venv/bin/python examples/django_transfer/run.py
+
+example-fastapi: setup  ## run the HTTP example
+	.venv/bin/python examples/fastapi_transfer/run.py
 
 check: setup  ## lint, format and types only
 	@scripts/check.sh

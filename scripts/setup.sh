@@ -26,5 +26,6 @@ export PIP_DISABLE_PIP_VERSION_CHECK=1
 # Dependency groups, which hold the development tools, came with pip 25.1.
 .venv/bin/python -m pip install --quiet --upgrade 'pip>=25.1'
 .venv/bin/python -m pip install --quiet --editable '.[all]' --group dev
+scripts/mysqlclient.sh
 touch "$1"
 echo "Ready: .venv with $(.venv/bin/python -V)."

@@ -1,13 +1,15 @@
 #!/usr/bin/env bash
-# All that must be green. With CI=true a missing database server is a failure; otherwise its tests are skipped and
+# All that must be green. With CI=true a missing server is a failure; otherwise its tests are skipped and
 # the closing summary lists them.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
-if ! scripts/mariadb.sh; then
-    if [ "${CI:-}" = "true" ]; then exit 1; fi
-    echo "Going on without MariaDB: its tests will be skipped." >&2
-fi
+for server in mariadb pgbouncer; do
+    if ! "scripts/$server.sh"; then
+        if [ "${CI:-}" = "true" ]; then exit 1; fi
+        echo "Going on without $server: its tests will be skipped." >&2
+    fi
+done
 export PATH="$PATH:/usr/sbin:/usr/local/sbin"
 
 scripts/check.sh

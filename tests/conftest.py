@@ -14,6 +14,7 @@ import pytest
 
 if TYPE_CHECKING:
     from syncpoint.testing.servers.mariadb import MariadbServer
+    from syncpoint.testing.servers.pgbouncer import PgBouncerServer
     from syncpoint.testing.servers.postgres import PostgresServer
 
 _numbers = itertools.count(1)
@@ -45,6 +46,20 @@ def mariadb_server() -> Iterator[MariadbServer]:
     if not MariadbServer.available():
         _missing("MariaDB tests need a server (scripts/mariadb.sh says how) and: pip install PyMySQL asyncmy")
     with MariadbServer() as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def pgbouncer(postgres_server: PostgresServer) -> Iterator[PgBouncerServer]:
+    """A private PgBouncer in transaction mode before `postgres_server`, with pools of four server connections.
+
+    A test that kills it starts it again; one that needs other settings makes its own.
+    """
+    from syncpoint.testing.servers.pgbouncer import PgBouncerServer
+
+    if not PgBouncerServer.available():
+        _missing("PgBouncer tests need pgbouncer (see scripts/pgbouncer.sh)")
+    with PgBouncerServer(postgres_server.url("postgres")) as server:
         yield server
 
 

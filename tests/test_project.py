@@ -24,7 +24,18 @@ IMPURE = frozenset(["time", "os", "random", "socket", "asyncio", "threading", "l
 # A folder or file of the package, and what it may import besides itself. Imports point downward only.
 WORDS = frozenset({"errors", "ids", "records", "ports", "steps"})
 BELOW_MANAGER = WORDS | {"protocol", "journal", "resources"}
-EVERYTHING = BELOW_MANAGER | {"", "cli", "config", "demo", "integrations", "manager", "runners", "system", "testing"}
+EVERYTHING = BELOW_MANAGER | {
+    "",
+    "cli",
+    "config",
+    "demo",
+    "django",
+    "integrations",
+    "manager",
+    "runners",
+    "system",
+    "testing",
+}
 MAY_IMPORT: dict[str, frozenset[str]] = {
     "errors": frozenset(),
     "ids": frozenset({"errors"}),
@@ -39,10 +50,11 @@ MAY_IMPORT: dict[str, frozenset[str]] = {
     "manager": BELOW_MANAGER,
     "config": BELOW_MANAGER,
     "integrations": BELOW_MANAGER | {"", "manager", "config", "system"},
-    "testing": EVERYTHING - {"cli", "demo"},
-    "demo": EVERYTHING - {"cli"},
+    "django": BELOW_MANAGER | {"manager"},
+    "testing": EVERYTHING - {"cli", "demo", "django"},
+    "demo": EVERYTHING - {"cli", "django"},
     "cli": EVERYTHING,
-    "": EVERYTHING - {"cli", "demo", "testing"},
+    "": EVERYTHING - {"cli", "demo", "django", "testing"},
 }
 # Single files that may import more than their folder, each with the reason.
 MAY_IMPORT_TOO: dict[str, frozenset[str]] = {
@@ -54,7 +66,15 @@ MAY_IMPORT_TOO: dict[str, frozenset[str]] = {
 
 # Threads and event loops belong to the runners; these cannot do without.
 CONCURRENCY = frozenset({"asyncio", "threading", "concurrent", "multiprocessing", "queue"})
-MAY_BE_CONCURRENT = ("runners/", "demo/", "testing/", "cli/", "integrations/", "system.py")  # system: one mutex
+MAY_BE_CONCURRENT = (
+    "runners/",
+    "demo/",
+    "testing/",
+    "cli/",
+    "integrations/",
+    "django/",
+    "system.py",
+)  # system: one mutex
 
 SOURCES = sorted(PACKAGE.rglob("*.py"))
 TESTS = sorted((ROOT / "tests").rglob("*.py"))

@@ -70,6 +70,7 @@ BY_KIND: dict[type, st.SearchStrategy[AnyRecord]] = {
         fingerprint=st.binary(max_size=32),
         result=st.none() | st.binary(max_size=30),
         term=st.integers(0, 1 << 40),
+        decided_at=texts,
     ),
     Abort: _keyed(Abort, why=texts),
     Prepared: _keyed(Prepared, superior=sixteen, branches=branches),
@@ -126,7 +127,7 @@ def test_the_bytes_never_change() -> None:
     key, identifier = (b"T" * 16, (7 << 32) | 9), IDENTIFIER.to_bytes()
     entry = ("bank", b"G" * 16, identifier, b"s")
     known = {
-        ("commit", *key, (entry,), 5, "scope", "id", b"f", b"r", 3): Commit(
+        ("commit", *key, (entry,), 5, "scope", "id", b"f", b"r", 3, "ledger"): Commit(
             **key_fields(KEY),
             branches=(ENTRY,),
             at_ms=5,
@@ -135,6 +136,7 @@ def test_the_bytes_never_change() -> None:
             fingerprint=b"f",
             result=b"r",
             term=3,
+            decided_at="ledger",
         ),
         ("abort", *key, "why"): Abort(**key_fields(KEY), why="why"),
         ("prepared", *key, b"S" * 16, (entry,)): Prepared(**key_fields(KEY), superior=b"S" * 16, branches=(ENTRY,)),
@@ -168,6 +170,17 @@ def test_fields_with_defaults_may_be_missing() -> None:
     record = decode_record(_raw("commit", transaction, attempt, (["bank", b"G" * 16, IDENTIFIER.to_bytes()],), 5))
     assert isinstance(record, Commit)
     assert (record.user_id, record.result, record.term, record.branches[0].state) == (None, None, 0, b"")
+    assert record.decided_at == ""
+
+
+def test_a_commit_without_the_decider_is_read_and_fields_added_last_are_ignored() -> None:
+    """Rolling upgrades: an old record read by new code, and a newer one's added field read by code that lacks it."""
+    old = ("commit", b"T" * 16, 9, (), 5, "scope", "id", b"f", b"r", 3)
+    record = decode_record(_raw(*old))
+    assert isinstance(record, Commit)
+    assert (record.term, record.decided_at) == (3, "")
+    newer = decode_record(_raw(*old, "ledger", "a field of the future"))
+    assert newer == msgspec.structs.replace(record, decided_at="ledger")
 
 
 # --- later versions --------------------------------------------------------------------------------

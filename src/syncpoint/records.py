@@ -58,6 +58,7 @@ class Commit(KeyedRecord, frozen=True, array_like=True, kw_only=True, tag="commi
     fingerprint: bytes = b""
     result: bytes | None = None  # MessagePack, stored with the commit (C8)
     term: int = 0
+    decided_at: str = ""  # the resource whose branch was committed together with this record, if one was
 
 
 class Abort(KeyedRecord, frozen=True, array_like=True, kw_only=True, tag="abort"):

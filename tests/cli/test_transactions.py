@@ -182,6 +182,7 @@ def test_resolve_does_nothing_unless_told_yes(command: Command, manager: FakeMan
 
 
 def test_resolve_with_yes_does_not_ask(command: Command, manager: FakeManager) -> None:
+    manager.answer = "ABORTED"
     ran = command(*RESOLVE, "--abort", "--yes", "--resource-name", "bank")
     assert ran.exit_code == 0
     assert manager.calls[1] == ("resolve", "order-4711", False, "the journal is lost", "", "bank")
@@ -243,9 +244,24 @@ def test_resolve_at_a_resource_without_a_branch(command: Command, manager: FakeM
     assert [call[0] for call in manager.calls] == ["show"]
 
 
-def test_resolve_of_an_unreachable_branch_is_no_success(command: Command, manager: FakeManager) -> None:
-    manager.answer = "UNREACHABLE"
-    assert command(*RESOLVE, "--commit", "--yes").exit_code == 1
+@pytest.mark.parametrize(
+    ("wish", "answer", "exit_code"),
+    [
+        ("--commit", "UNREACHABLE", 1),
+        ("--commit", "HEURISTIC_ROLLBACK", 1),
+        ("--commit", "ABORTED", 1),
+        ("--commit", "HEURISTIC_COMMIT", 0),
+        ("--abort", "HEURISTIC_COMMIT", 1),
+        ("--abort", "HEURISTIC_HAZARD", 1),
+        ("--abort", "HEURISTIC_ROLLBACK", 0),
+        ("--abort", "ABORTED", 0),
+    ],
+)
+def test_resolve_of_a_branch_that_did_not_end_as_forced_is_no_success(
+    command: Command, manager: FakeManager, wish: str, answer: str, exit_code: int
+) -> None:
+    manager.answer = answer
+    assert command(*RESOLVE, wish, "--yes").exit_code == exit_code
 
 
 # --- forget, adopt ----------------------------------------------------------------------------------------------

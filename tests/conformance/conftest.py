@@ -1,7 +1,12 @@
-"""What the conformance tests share: two memory servers behind a manager, and looks at them from outside."""
+"""What the conformance tests share: memory servers and real ones behind a manager, its journal in each place where one
+can be, and looks at them from outside.
+
+A test that asks for `place`, `bench` or `world` runs once for each place: one body, three journals.
+"""
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 import os
 from collections.abc import Iterable, Iterator
@@ -13,14 +18,16 @@ import pytest
 
 import syncpoint
 from syncpoint.ids import BranchNumber, Guid, Identifier, Key, TransactionId
-from syncpoint.journal.folder import FolderJournal
+from syncpoint.journal.base import Journal
 from syncpoint.records import BranchEntry, Commit, Record, key_fields
 from syncpoint.resources.base import Choice
 from syncpoint.resources.memory_server import MemoryServer, Work
 from syncpoint.runners.threads import ThreadRunner
-from syncpoint.system import SystemClock, SystemDisk, SystemRandom
+from syncpoint.system import SystemClock, SystemRandom
+from syncpoint.testing.servers.base import wait_until
 from syncpoint.testing.servers.mariadb import MariadbServer
 from syncpoint.testing.servers.postgres import PostgresServer
+from tests.conformance.places import FOLDER, KINDS, MARIADB, POSTGRESQL, Course, Database, Folder, Place, open_journal
 from tests.crash.harness import Stage, Zygote
 from tests.crash.world import ALL, World
 
@@ -30,7 +37,7 @@ _numbers = itertools.count(1)
 class Ghost:
     """A process that has left things in the journal and in memory servers, and is gone when its block ends."""
 
-    def __init__(self, bench: Bench, runner: ThreadRunner, journal: FolderJournal) -> None:
+    def __init__(self, bench: Bench, runner: ThreadRunner, journal: Journal) -> None:
         self._bench = bench
         self._runner = runner
         self.journal = journal
@@ -69,10 +76,12 @@ class Ghost:
 
 
 class Bench:
-    """Memory servers a, b and c, and managers over them on one journal folder."""
+    """Memory servers a, b and c, and managers over them on one journal."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, place: Place | None = None) -> None:
         self.folder = folder
+        self.place = place or Folder()
+        self.journal = self.place.fresh(folder)
         number = next(_numbers)
         self.names = {name: f"{name}{number}" for name in "abc"}
         self.a, self.b, self.c = (MemoryServer.named(name) for name in self.names.values())
@@ -101,18 +110,28 @@ class Bench:
     def runner(self) -> ThreadRunner:
         return ThreadRunner()
 
+    def await_releases(self) -> None:
+        """Until ids that are done with are free for other processes too: a database is told a moment later."""
+        wait_until(lambda: self.place.claims() == 0, "every claim is given back", 5.0)
+
+    def journal_named(self, name: str) -> str:
+        """The journal of the place; by any other name, one in a folder, whatever the place."""
+        return self.journal if name == "journal" else str(self.folder / name)
+
     @contextmanager
-    def ghost(self, journal: str = "journal") -> Iterator[Ghost]:
-        """Another process on the journal, worked by hand; dead when the block ends."""
+    def ghost(self, journal: str = "journal", *, dies: bool = False) -> Iterator[Ghost]:
+        """Another process on the journal, worked by hand; gone when the block ends. In a folder it is all one whether
+        it has closed its journal or `dies`; in a database the others must then guess (let them be `hasty`)."""
         runner = ThreadRunner()
-        opened = FolderJournal(
-            str(self.folder / journal), disk=SystemDisk(), clock=SystemClock(), random=SystemRandom()
-        )
+        opened = open_journal(self.journal_named(journal))
         runner.run(opened.open(runner))
         try:
             yield Ghost(self, runner, opened)
         finally:
-            runner.run(opened.close())
+            if dies:
+                self.place.die(opened, runner)
+            else:
+                runner.run(opened.close())
             runner.close()
 
     def departed(self, resources: str = "ab", *, decided: bool, done: str = "", user_id: str | None = None) -> Key:
@@ -127,10 +146,13 @@ class Bench:
         return key
 
     def manager(self, resources: str = "ab", **options: Any) -> syncpoint.TransactionManager:
-        """Another process, as far as the journal can tell: an incarnation of its own. Closed at the end."""
+        """Another process, as far as the journal can tell: an incarnation of its own. Closed at the end. `hasty`: quick
+        to take others for dead, where that is only guessed."""
         options.setdefault("background", False)
-        journal = options.pop("journal", "journal")
-        manager = syncpoint.TransactionManager(self.folder / journal, self.urls(resources), **options).open()
+        journal = self.journal_named(options.pop("journal", "journal"))
+        if options.pop("hasty", False):
+            journal = self.place.hasty(journal)
+        manager = syncpoint.TransactionManager(journal, self.urls(resources), **options).open()
         self._open.append(manager)
         return manager
 
@@ -166,6 +188,35 @@ class Bench:
             MemoryServer.remove(name)
 
 
+FOLDER_ONLY = pytest.mark.parametrize("place", [FOLDER], indirect=True)
+"""For tests that look at the folder's own disk: torn tails, damage, forces, power cuts, copies (O40, O41, O59, and the
+forces of test_costs.py). In a database these are the database's own affair; what is ours there, tests/journal tries."""
+
+ONE_PLACE = FOLDER_ONLY
+"""For tests that end before anything is decided, or look at the servers alone: the journal is never asked."""
+
+
+@pytest.fixture(params=KINDS)
+def place(request: pytest.FixtureRequest) -> Place:
+    """Where the journal is: the test runs once for each. Servers are started only where they are needed."""
+    if request.param == FOLDER:
+        return Folder()
+    made: Database = request.getfixturevalue(f"{request.param}_place")
+    return made
+
+
+@pytest.fixture(scope="session")
+def postgresql_place(postgres_server: PostgresServer) -> Database:
+    url = postgres_server.create_database("journals")
+    return Database(POSTGRESQL, url, lambda: postgres_server.connect("journals"))
+
+
+@pytest.fixture(scope="session")
+def mariadb_place(mariadb_server: MariadbServer) -> Database:
+    """The schema `syncpoint` is the server's: one journal at a time in the whole server."""
+    return Database(MARIADB, mariadb_server.create_database("journals"), mariadb_server.connect)
+
+
 @pytest.fixture(scope="session")
 def stage(
     postgres_server: PostgresServer, mariadb_server: MariadbServer, tmp_path_factory: pytest.TempPathFactory
@@ -177,14 +228,21 @@ def stage(
 
 
 @pytest.fixture
-def world(stage: Stage) -> Iterator[World]:
+def world(stage: Stage, place: Place) -> Iterator[World]:
     """Three real databases, the journal and the SQLite file fresh. Nothing may be left in doubt there (R7)."""
     made = stage.world.again(stage.folder)
+    made = dataclasses.replace(made, journal=place.hasty(place.at(made).fresh(stage.folder)))
     try:
         yield made
         assert made.in_doubt() == []
     finally:
         made.sweep()
+
+
+@pytest.fixture
+def course(place: Place) -> Course:
+    """How a commit in the world goes, with the journal where it is."""
+    return place.course
 
 
 def raises(
@@ -207,7 +265,7 @@ def name() -> str:
 
 
 @pytest.fixture
-def bench(tmp_path: Path) -> Iterator[Bench]:
-    made = Bench(tmp_path)
+def bench(tmp_path: Path, place: Place) -> Iterator[Bench]:
+    made = Bench(tmp_path, place)
     yield made
     made.close()

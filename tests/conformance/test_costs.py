@@ -16,7 +16,7 @@ import pytest
 
 import syncpoint
 from syncpoint.testing.servers.base import wait_until
-from tests.conformance.conftest import Bench
+from tests.conformance.conftest import FOLDER_ONLY, ONE_PLACE, Bench
 from tests.conformance.wire import CountingDisk, CountingProxy
 from tests.crash.trap import Trap
 from tests.crash.world import BANK, LEDGER, World
@@ -36,10 +36,12 @@ def _costs(bench: Bench, work: Callable[[Any], None], resources: str = "ab", **o
     return {name: list(bench.servers[name].calls) for name in resources}
 
 
+@ONE_PLACE
 def test_costs_one_writer_alone_is_one_request(bench: Bench) -> None:
     assert _costs(bench, lambda tx: bench.put(tx, "a"))["a"] == ["commit_one_phase"]
 
 
+@ONE_PLACE
 def test_costs_one_writer_among_several_is_one_request_and_one_release(bench: Bench) -> None:
     def work(tx: Any) -> None:
         bench.put(tx, "a")
@@ -48,10 +50,12 @@ def test_costs_one_writer_among_several_is_one_request_and_one_release(bench: Be
     assert _costs(bench, work) == {"a": ["commit_one_phase"], "b": ["abort"]}
 
 
+@ONE_PLACE
 def test_costs_two_writers_are_one_request_each_before_the_decision_and_one_after(bench: Bench) -> None:
     assert _costs(bench, bench.put) == {"a": ["prepare", "commit"], "b": ["prepare", "commit"]}
 
 
+@ONE_PLACE
 def test_costs_readers_are_one_request_each(bench: Bench) -> None:
     def work(tx: Any) -> None:
         for name in "ab":
@@ -60,6 +64,7 @@ def test_costs_readers_are_one_request_each(bench: Bench) -> None:
     assert _costs(bench, work) == {"a": ["abort"], "b": ["abort"]}
 
 
+@ONE_PLACE
 def test_costs_beginning_a_branch_is_one_request(bench: Bench) -> None:
     manager = bench.manager()
     with manager.transaction() as tx:
@@ -167,12 +172,14 @@ def _transact(bench: Bench, manager: syncpoint.TransactionManager, resources: st
             bench.put(tx, name, f"row {threading.get_ident()}")
 
 
+@FOLDER_ONLY
 def test_costs_one_force_for_each_decided_transaction(bench: Bench, disk: CountingDisk) -> None:
     manager = bench.manager("abc", disk=disk)
     for resources in ("ab", "abc", "ab"):
         assert _forces(disk, lambda resources=resources: _transact(bench, manager, resources)) == 1  # type: ignore[misc]
 
 
+@FOLDER_ONLY
 def test_costs_one_force_with_an_id(bench: Bench, disk: CountingDisk) -> None:
     manager = bench.manager(disk=disk)
     assert _forces(disk, lambda: _transact(bench, manager, "a", id="x")) == 1
@@ -180,6 +187,7 @@ def test_costs_one_force_with_an_id(bench: Bench, disk: CountingDisk) -> None:
     assert _forces(disk, lambda: manager.run(lambda tx: 1, id="x", fingerprint="")) == 0  # answered from the record
 
 
+@FOLDER_ONLY
 def test_costs_no_force_for_at_most_one_writer(bench: Bench, disk: CountingDisk) -> None:
     manager = bench.manager(disk=disk)
 
@@ -193,6 +201,7 @@ def test_costs_no_force_for_at_most_one_writer(bench: Bench, disk: CountingDisk)
     assert _forces(disk, read_one_write_one) == 0
 
 
+@FOLDER_ONLY
 def test_costs_no_force_for_an_abort(bench: Bench, disk: CountingDisk) -> None:
     manager = bench.manager(disk=disk)
 
@@ -204,6 +213,7 @@ def test_costs_no_force_for_an_abort(bench: Bench, disk: CountingDisk) -> None:
     assert _forces(disk, give_up) == 0
 
 
+@FOLDER_ONLY
 def test_costs_one_force_is_shared_by_all_that_wait(bench: Bench, disk: CountingDisk) -> None:
     """While the first is being forced, seven more arrive: they go together into the next one."""
     manager = bench.manager(disk=disk)

@@ -11,10 +11,11 @@ from syncpoint.manager.reports import OutcomeState
 from syncpoint.protocol.words import Decision
 from syncpoint.resources.base import Ruling
 from syncpoint.resources.memory import LostReply
+from syncpoint.testing.servers.base import wait_until
 from tests.conformance.conftest import Bench, opened, raises
+from tests.conformance.places import Course
 from tests.crash.harness import Stage
 from tests.crash.scenes import load
-from tests.crash.scenes_recovery import PHASE_TWO, VOTES
 from tests.crash.trap import Target, Trap
 from tests.crash.world import BANK, World, transfer
 
@@ -147,29 +148,33 @@ def _restart(world: World, name: str, state: OutcomeState) -> None:
         assert manager.in_doubt() == []
 
 
-def test_o26_coordinator_dies_before_the_record(stage: Stage, world: World, name: str) -> None:
-    _coordinator_dies(stage, world, name, Target(what=VOTES, after=True))
-    assert len(world.in_doubt()) == 2
+def test_o26_coordinator_dies_before_the_record(stage: Stage, world: World, course: Course, name: str) -> None:
+    _coordinator_dies(stage, world, name, course.undecided)
+    assert len(world.in_doubt()) == course.in_doubt
     _restart(world, name, OutcomeState.ABORTED_OR_UNKNOWN)
     assert world.audit(name, "") == "aborted"
 
 
-def test_o27_coordinator_dies_after_the_record(stage: Stage, world: World, name: str) -> None:
-    _coordinator_dies(stage, world, name, Target(what=PHASE_TWO))
-    assert len(world.in_doubt()) == 2
+def test_o27_coordinator_dies_after_the_record(stage: Stage, world: World, course: Course, name: str) -> None:
+    _coordinator_dies(stage, world, name, course.decided)
+    assert len(world.in_doubt()) == course.in_doubt
     _restart(world, name, OutcomeState.COMMITTED)
     assert world.audit(name, "") == "committed"
 
 
-def test_o28_coordinator_dies_after_the_commits(stage: Stage, world: World, name: str) -> None:
-    _coordinator_dies(stage, world, name, Target(what=PHASE_TWO, after=True))
+def test_o28_coordinator_dies_after_the_commits(stage: Stage, world: World, course: Course, name: str) -> None:
+    _coordinator_dies(stage, world, name, course.done)
     assert world.audit(name, "") == "committed"
     _restart(world, name, OutcomeState.COMMITTED)
     assert world.audit(name, "") == "committed"
-    with opened(world) as manager:  # the record is ended: nobody looks at it again
-        story = manager.show(name).timeline
-        assert any(event.what.startswith("ended") for event in story), story
-        assert manager.recover().committed == 0
+    with opened(world) as manager:
+
+        def is_ended() -> bool:
+            manager.recover()  # nothing is in doubt, so it does not wait until the dead process is known to be dead
+            return any(event.what.startswith("ended") for event in manager.show(name).timeline)
+
+        wait_until(is_ended, "the record ends", 10.0)
+        assert manager.recover().committed == 0  # nobody looks at it again
 
 
 def test_o28_nothing_is_committed_twice(bench: Bench) -> None:
@@ -215,7 +220,7 @@ def test_o29_nobody_guesses_while_its_coordinator_lives(bench: Bench) -> None:
         (identifier,) = bench.a.in_doubt()
         told.extend(_ask(one, identifier) for one in (manager, other))
 
-    trap.before("journal force", ask_both)
+    trap.before(bench.place.forcing, ask_both)
     with manager.transaction() as tx:
         bench.put(tx)
     assert told == [Decision.UNKNOWN, Decision.UNKNOWN]
@@ -231,11 +236,11 @@ def test_o29_a_real_participant_asks(stage: Stage, scene: str) -> None:
 # --- recovery ----------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(
-    "target", [Target(what=VOTES, after=True), Target(what=PHASE_TWO)], ids=["aborted", "committed"]
-)
-def test_o31_crashes_during_recovery_any_number_of_times(stage: Stage, world: World, name: str, target: Target) -> None:
-    _coordinator_dies(stage, world, name, target)
+@pytest.mark.parametrize("outcome", ["aborted", "committed"])
+def test_o31_crashes_during_recovery_any_number_of_times(
+    stage: Stage, world: World, course: Course, name: str, outcome: str
+) -> None:
+    _coordinator_dies(stage, world, name, course.decided if outcome == "committed" else course.undecided)
     deaths = 0
     for step in range(3, 100, 6):
         said = stage.zygote.run(world, "settle", "10.0", Target(nth=step))
@@ -246,4 +251,4 @@ def test_o31_crashes_during_recovery_any_number_of_times(stage: Stage, world: Wo
     assert deaths > 3
     with opened(world) as manager:
         assert not manager.recover(wait_seconds=20.0).left
-    assert world.audit(name, "") == ("committed" if target.what == PHASE_TWO else "aborted")
+    assert world.audit(name, "") == outcome

@@ -4,25 +4,23 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import os
-import shutil
 from collections.abc import Callable, Iterator
 from contextlib import closing
-from pathlib import Path
 from typing import Any
 
 import psycopg
 import pytest
 
 import syncpoint
+from syncpoint.ids import TransactionId
 from syncpoint.runners.points import StepPoint
 from syncpoint.steps import Call, Step
 from syncpoint.testing.proxy import FaultProxy
 from syncpoint.testing.servers.base import wait_until
-from tests.conformance.conftest import opened, raises
+from tests.conformance.conftest import ONE_PLACE, opened, raises
+from tests.conformance.places import Course, Place
 from tests.crash.harness import Stage
-from tests.crash.scenes_recovery import VOTES
-from tests.crash.trap import Target, Trap
+from tests.crash.trap import Trap
 from tests.crash.world import ALL, AUDIT, BANK, LEDGER, World, transfer
 
 PREPARE = {BANK: "evidence and PREPARE TRANSACTION", LEDGER: "XA PREPARE"}
@@ -106,6 +104,7 @@ def test_o19_rolled_back_by_hand_is_told_from_the_evidence(wired: Wired, name: s
     assert wired.world.rows(name) == {BANK: 0, LEDGER: 1, AUDIT: 1}
 
 
+@ONE_PLACE
 @OVER_THE_WIRE
 def test_o20_a_one_phase_commit_whose_reply_is_lost_is_committed(wired: Wired, name: str, resource: str) -> None:
     wired.before(ONE_PHASE[resource], wired.proxies[resource].lose_reply)
@@ -115,6 +114,7 @@ def test_o20_a_one_phase_commit_whose_reply_is_lost_is_committed(wired: Wired, n
     assert wired.world.audit(name, "committed", (resource,)) == "committed"
 
 
+@ONE_PLACE
 @OVER_THE_WIRE
 def test_o20_a_one_phase_commit_that_never_arrives_is_aborted(wired: Wired, name: str, resource: str) -> None:
     wired.before(ONE_PHASE[resource], wired.proxies[resource].lose_request)
@@ -124,6 +124,7 @@ def test_o20_a_one_phase_commit_that_never_arrives_is_aborted(wired: Wired, name
     assert wired.world.audit(name, "aborted", (resource,)) == "aborted"
 
 
+@ONE_PLACE
 @OVER_THE_WIRE
 def test_o20_a_one_phase_commit_that_arrives_late_changes_nothing(wired: Wired, name: str, resource: str) -> None:
     """It is held up on its way; the caller was told aborted, and so it stays."""
@@ -228,6 +229,7 @@ def test_o21_commit_of_a_failed_transaction_is_an_abort(world: World, name: str)
 # --- foreign branches -------------------------------------------------------------------------------------------
 
 
+@ONE_PLACE
 def test_o33_foreign_branches_are_left_alone(world: World) -> None:
     assert world.mariadb is not None
     with world.bank() as bank:
@@ -256,59 +258,69 @@ def test_o33_foreign_branches_are_left_alone(world: World) -> None:
 
 
 @pytest.mark.parametrize("resource", ALL)
-def test_o53_a_journal_restored_from_an_older_copy_is_refused(world: World, tmp_path: Path, resource: str) -> None:
+def test_o53_a_journal_restored_from_an_older_copy_is_refused(world: World, place: Place, resource: str) -> None:
     def start() -> None:
         opened(world, (resource,)).close()
 
     start()
-    shutil.copytree(world.journal, tmp_path / "older")
+    restore = place.at(world).back_up(world.journal)
     start()
     start()
-    restore_in_place(tmp_path / "older", Path(world.journal))
+    restore()
+    if resource == place.home:
+        start()  # the only witness was restored with it: nobody can tell
+        return
     with raises(syncpoint.JournalRefused, match="older copy"):
         start()
 
 
-def test_o53_a_refused_copy_stays_refused_however_often_it_is_started(world: World, tmp_path: Path) -> None:
-    opened(world, (BANK,)).close()
-    shutil.copytree(world.journal, tmp_path / "older")
+def test_o53_a_refused_copy_stays_refused_however_often_it_is_started(world: World, place: Place) -> None:
+    witness = LEDGER if place.home == BANK else BANK
+    opened(world, (witness,)).close()
+    restore = place.at(world).back_up(world.journal)
     for _ in range(2):
-        opened(world, (BANK,)).close()
-    restore_in_place(tmp_path / "older", Path(world.journal))
+        opened(world, (witness,)).close()
+    restore()
     for _ in range(5):  # a supervisor that restarts what has failed
         with raises(syncpoint.JournalRefused, match="older copy"):
-            opened(world, (BANK,)).close()
+            opened(world, (witness,)).close()
 
 
-def restore_in_place(source: Path, journal: Path) -> None:
-    """As a backup tool that keeps the folder itself: only the databases can tell."""
-    for name in os.listdir(journal):
-        path = journal / name
-        if path.is_dir():
-            shutil.rmtree(path)
-        else:
-            path.unlink()
-    shutil.copytree(source, journal, dirs_exist_ok=True)
+@contextlib.contextmanager
+def _entered(manager: syncpoint.TransactionManager, user_id: str) -> Iterator[Any]:
+    """A transaction's block, as soon as its id is free: a dead process's claim is, once it is known to be dead."""
+
+    def is_free() -> bool:
+        manager._runner.run(manager._core.journal.watch())
+        return not manager._runner.run(manager._core.journal.claim(transaction)).running
+
+    transaction = TransactionId.from_user_id("", user_id)
+    wait_until(is_free, "the dead process's claim is free", 10.0)
+    manager._core.journal.release(transaction)
+    with manager.transaction(id=user_id) as tx:
+        yield tx
 
 
 # --- orphans of earlier attempts ------------------------------------------------------------------------------------
 
 
-def test_o58_an_orphan_of_an_earlier_attempt_is_rolled_back(stage: Stage, world: World) -> None:
+def test_o58_an_orphan_of_an_earlier_attempt_is_rolled_back(
+    stage: Stage, world: World, course: Course, name: str
+) -> None:
     """Attempt 1 died after its votes; attempt 2 commits before anybody has recovered."""
-    said = stage.zygote.run(world, "transfer_with_id", "o58", Target(what=VOTES, after=True))
+    said = stage.zygote.run(world, "transfer_with_id", name, course.undecided)
     assert said.killed
-    assert len(world.in_doubt()) == 2
+    assert len(world.in_doubt()) == course.in_doubt
     with opened(world) as manager:
-        with manager.transaction(id="o58") as tx:
-            tx.connect(BANK).execute("INSERT INTO transfer VALUES ('o58', 2, 2)")
-            tx.connect(LEDGER).cursor().execute("INSERT INTO transfer VALUES ('o58', 2, 2)")
+        with _entered(manager, name) as tx:
+            tx.connect(BANK).execute("INSERT INTO transfer VALUES (%s, 2, 2)", (name,))
+            tx.connect(LEDGER).cursor().execute("INSERT INTO transfer VALUES (%s, 2, 2)", (name,))
         assert not manager.recover(wait_seconds=10.0).left
-        assert manager.outcome("o58").state == "committed"
+        assert manager.outcome(name).state == "committed"
         assert manager.heuristics() == []
     with world.bank() as bank:
-        assert bank.execute("SELECT number FROM transfer WHERE id = 'o58'").fetchall() == [(2,)]
+        assert bank.execute("SELECT number FROM transfer WHERE id = %s", (name,)).fetchall() == [(2,)]
     with closing(world.ledger()) as ledger, ledger.cursor() as cursor:
-        cursor.execute("SELECT number FROM transfer WHERE id = 'o58'")
+        cursor.execute("SELECT number FROM transfer WHERE id = %s", (name,))
         assert list(cursor.fetchall()) == [(2,)]
     assert world.locks() == []

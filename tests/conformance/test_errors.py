@@ -7,7 +7,7 @@ from syncpoint.errors import ConnectionLost
 from syncpoint.manager.reports import OutcomeState
 from syncpoint.resources.base import Answer, Choice, Evidence, Vote
 from syncpoint.resources.memory import LostReply
-from tests.conformance.conftest import Bench, raises
+from tests.conformance.conftest import ONE_PLACE, Bench, raises
 
 NO = Vote(Choice.NO, reason="deadlock", retryable=True)
 
@@ -133,6 +133,7 @@ def test_o19_undecided_evidence_is_asked_again(bench: Bench) -> None:
     assert bench.rows() == "ab"
 
 
+@ONE_PLACE
 def test_o20_a_lost_one_phase_commit_is_settled_by_evidence(bench: Bench) -> None:
     manager = bench.manager()
     bench.a.answers["commit_one_phase"].append(LostReply())
@@ -156,6 +157,7 @@ def test_o20_without_any_evidence_it_is_a_hazard(bench: Bench) -> None:
     assert [entry.outcome for entry in manager.heuristics()] == ["HEURISTIC_HAZARD"]
 
 
+@ONE_PLACE
 def test_o20_settled_later_when_the_server_is_gone(bench: Bench) -> None:
     """The caller is told that nobody knows; recovery finds out, either way."""
     manager = bench.manager()
@@ -174,6 +176,7 @@ def test_o20_settled_later_when_the_server_is_gone(bench: Bench) -> None:
     bench.assert_quiet()
 
 
+@ONE_PLACE
 def test_o20_as_long_as_it_is_unsettled_recovery_asks_again(bench: Bench) -> None:
     manager = bench.manager()
     bench.a.answers["commit_one_phase"].append(LostReply())

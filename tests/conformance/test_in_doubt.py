@@ -4,22 +4,20 @@ from __future__ import annotations
 
 import threading
 from contextlib import closing
-from pathlib import Path
 
 import psycopg
 
 import syncpoint
 from syncpoint.ids import BranchNumber, Identifier
+from syncpoint.journal.urls import address_of
 from syncpoint.protocol.words import Decision
 from syncpoint.resources.base import Choice, Vote
 from syncpoint.resources.memory import RowLocked
-from syncpoint.runners.points import StepPoint
-from syncpoint.steps import Batch, Step
-from tests.conformance.conftest import Bench, opened, raises
+from tests.conformance.conftest import ONE_PLACE, Bench, opened, raises
+from tests.conformance.places import Course, Folder
 from tests.crash.harness import Stage
-from tests.crash.scenes_recovery import PHASE_TWO
-from tests.crash.trap import Target, Trap
-from tests.crash.world import ALL, BANK, LEDGER, World
+from tests.crash.trap import Trap
+from tests.crash.world import ALL, AUDIT, BANK, LEDGER, World
 
 
 def test_a1_every_prepare_carries_the_coordinators_identifier(bench: Bench) -> None:
@@ -27,7 +25,7 @@ def test_a1_every_prepare_carries_the_coordinators_identifier(bench: Bench) -> N
     trap = Trap()
     trap.watch(manager._runner)
     seen: dict[str, list[Identifier]] = {}
-    trap.before("journal force", lambda: seen.update({name: bench.servers[name].in_doubt() for name in "ab"}))
+    trap.before(bench.place.forcing, lambda: seen.update({name: bench.servers[name].in_doubt() for name in "ab"}))
     with manager.transaction() as tx:
         bench.put(tx)
     ours = [identifier for found in seen.values() for identifier in found]
@@ -37,8 +35,9 @@ def test_a1_every_prepare_carries_the_coordinators_identifier(bench: Bench) -> N
     assert len({identifier.branch for identifier in ours}) == 2
 
 
-def test_a1_the_databases_hold_the_identifier(stage: Stage, world: World) -> None:
-    stage.zygote.run(world, "transfer_without_id", "a1", Target(what=PHASE_TWO))
+def test_a1_the_databases_hold_the_identifier(stage: Stage, world: World, course: Course, name: str) -> None:
+    said = stage.zygote.run(world, "transfer_without_id", name, course.decided)
+    assert said.killed, said.last("error")
     with world.bank() as bank:
         query = "SELECT gid FROM pg_prepared_xacts WHERE database = current_database()"
         (in_bank,) = [Identifier.from_gid(gid) for (gid,) in bank.execute(query)]
@@ -66,18 +65,19 @@ def test_a2_a3_a_unique_identifier_gets_a_yes(bench: Bench) -> None:
 def test_a3_the_yes_is_durable_before_it_is_given(bench: Bench) -> None:
     """Both servers lose power after their votes and before the decision: what they voted for is there."""
     manager = bench.manager()
-    cut = []
+    trap = Trap()
+    trap.watch(manager._runner)
+    cut: list[str] = []
 
-    def observe(point: StepPoint, step: Step) -> None:
-        if isinstance(step, Batch) and bench.a.in_doubt() and not cut:
-            cut.append(point)
-            bench.a.restart()
-            bench.b.restart()
+    def cut_power() -> None:
+        cut.append(bench.in_doubt())
+        bench.a.restart()
+        bench.b.restart()
 
-    manager._runner.observer = observe
+    trap.before(bench.place.forcing, cut_power)
     with manager.transaction() as tx:
         bench.put(tx)
-    assert cut
+    assert cut == ["ab"]
     assert bench.rows() == "ab"
     bench.assert_quiet()
 
@@ -109,18 +109,19 @@ def test_a4_a_real_database_says_no_and_the_first_is_unharmed(world: World) -> N
     assert world.rows("a4")[BANK] == 0
 
 
+@ONE_PLACE
 def test_a5_without_an_identifier_the_vote_is_no(bench: Bench) -> None:
     assert bench.prepare("a", None) is Choice.NO
     bench.assert_quiet()
 
 
-def test_a6_the_identifier_alone_says_whom_to_ask_and_about_what(bench: Bench, tmp_path: Path) -> None:
+def test_a6_the_identifier_alone_says_whom_to_ask_and_about_what(bench: Bench) -> None:
     bench.departed(decided=True, user_id="order-1")
     (identifier,) = bench.a.in_doubt()
     read_again = Identifier.from_bytes(identifier.to_bytes())
     manager = bench.manager()
     known = {known.guid: known.address for known in manager._core.journal.directory()}
-    assert known[read_again.coordinator.raw] == str(tmp_path / "journal")
+    assert known[read_again.coordinator.raw] == address_of(bench.journal)
     # The coordinator knows which participants to tell, and tells them.
     (told,) = [entry for entry in manager.in_doubt() if entry.resource == "a"]
     assert (told.transaction, told.user_id, told.status) == (str(identifier.transaction), "order-1", "decided-commit")
@@ -144,18 +145,19 @@ def test_a7_in_doubt_stays_locked_over_a_restart_until_the_outcome(bench: Bench)
         bench.put(tx, "a", value=2)
 
 
-def test_a7_real_servers_that_lose_power_keep_it_locked(stage: Stage, world: World) -> None:
-    stage.zygote.run(world, "transfer_without_id", "a7", Target(what=PHASE_TWO))
+def test_a7_real_servers_that_lose_power_keep_it_locked(stage: Stage, world: World, course: Course, name: str) -> None:
+    said = stage.zygote.run(world, "transfer_without_id", name, course.decided)
+    assert said.killed, said.last("error")
     assert world.postgres is not None
     assert world.mariadb is not None
     for server in (world.postgres, world.mariadb):
         server.kill()
         server.start()
-    assert len(world.in_doubt()) == 2
-    assert {BANK, LEDGER} <= set(world.locks())
+    assert len(world.in_doubt()) == course.in_doubt
+    assert {*course.voters} - {AUDIT} <= set(world.locks())
     with opened(world) as manager:
         assert not manager.recover(wait_seconds=10.0).left
-    assert world.audit("a7", "") == "committed"
+    assert world.audit(name, "") == "committed"
 
 
 def test_a8_any_process_can_coordinate_and_the_resources_serve_all(bench: Bench) -> None:
@@ -167,7 +169,8 @@ def test_a8_any_process_can_coordinate_and_the_resources_serve_all(bench: Bench)
     def work(manager: syncpoint.TransactionManager, row: str) -> None:
         trap = Trap()
         trap.watch(manager._runner)
-        trap.before("journal force", lambda: (together.wait(10.0), together.wait(10.0)))
+        forcing = bench.place.forcing if manager is one else Folder.forcing
+        trap.before(forcing, lambda: (together.wait(10.0), together.wait(10.0)))
         with manager.transaction() as tx:
             bench.put(tx, key=row)
 

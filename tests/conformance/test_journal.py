@@ -16,13 +16,13 @@ from syncpoint.journal.inspect import Damage, RecordLine, salvage
 from syncpoint.records import Commit
 from syncpoint.system import SystemDisk
 from syncpoint.testing.disks import MemoryDisk, ProcessKilled
-from tests.conformance.conftest import Bench, Ghost, raises
+from tests.conformance.conftest import FOLDER_ONLY, Bench, Ghost, raises
 from tests.crash.trap import Trap
 
 
 def _segment(bench: Bench) -> Path:
     """The file of the process that has gone."""
-    (path,) = (bench.folder / "journal" / "segments").iterdir()
+    (path,) = (Path(bench.journal) / "segments").iterdir()
     return path
 
 
@@ -38,6 +38,7 @@ def _leave_two(bench: Bench) -> tuple[Key, Key]:
     return keys[0], keys[1]
 
 
+@FOLDER_ONLY
 @pytest.mark.parametrize("tail", [b"x", b"BTCH" + bytes(40), bytes(4096)], ids=["a byte", "half a batch", "zeros"])
 def test_o40_a_torn_tail_is_dropped_the_rest_recovered(bench: Bench, tail: bytes) -> None:
     _leave_two(bench)
@@ -49,6 +50,7 @@ def test_o40_a_torn_tail_is_dropped_the_rest_recovered(bench: Bench, tail: bytes
     bench.assert_quiet()
 
 
+@FOLDER_ONLY
 def test_o40_the_unacknowledged_record_in_it_means_abort(bench: Bench) -> None:
     """The last record is cut off at every byte: without it whole, its transaction is aborted; the other stands."""
     _leave_two(bench)
@@ -62,6 +64,7 @@ def test_o40_the_unacknowledged_record_in_it_means_abort(bench: Bench) -> None:
     bench.assert_quiet()
 
 
+@FOLDER_ONLY
 def test_o41_damage_in_the_middle_is_refused_with_its_place_and_loses_nothing(bench: Bench) -> None:
     first, second = _leave_two(bench)
     path = _segment(bench)
@@ -78,13 +81,14 @@ def test_o41_damage_in_the_middle_is_refused_with_its_place_and_loses_nothing(be
     assert bench.in_doubt() == "ab"
     assert bench.a.calls.count("begin") == 0
     # The salvage command lists every readable record, and each stretch that cannot be read.
-    found = list(salvage(str(bench.folder / "journal"), SystemDisk()))
+    found = list(salvage(bench.journal, SystemDisk()))
     assert any(isinstance(one, Damage) and one.file == str(path) for one in found)
     commits = [one.record for one in found if isinstance(one, RecordLine) and isinstance(one.record, Commit)]
     assert [commit.key for commit in commits] == [second]
     assert first != second
 
 
+@FOLDER_ONLY
 def test_o41_a_lost_segment_is_damage_too(bench: Bench) -> None:
     _leave_two(bench)
     path = _segment(bench)
@@ -122,6 +126,7 @@ def _die_before_the_force(bench: Bench, disk: MemoryDisk) -> Key:
     return key
 
 
+@FOLDER_ONLY
 def test_o59_what_is_read_unforced_is_forced_before_anything_is_done_by_it(bench: Bench) -> None:
     disk = MemoryDisk()
     _die_before_the_force(bench, disk)
@@ -138,6 +143,7 @@ def test_o59_what_is_read_unforced_is_forced_before_anything_is_done_by_it(bench
     after.close()
 
 
+@FOLDER_ONLY
 def test_o59_it_is_on_disk_before_the_first_branch_is_told(bench: Bench) -> None:
     """Power goes right before the first branch is finished by it."""
     disk = MemoryDisk()
@@ -156,6 +162,7 @@ def test_o59_it_is_on_disk_before_the_first_branch_is_told(bench: Bench) -> None
     after.close()
 
 
+@FOLDER_ONLY
 def test_o59_if_it_cannot_be_forced_nothing_is_done_by_it(bench: Bench) -> None:
     disk = MemoryDisk()
     _die_before_the_force(bench, disk)
@@ -191,9 +198,10 @@ def test_o59_if_it_cannot_be_forced_nothing_is_done_by_it(bench: Bench) -> None:
 # --- copies ----------------------------------------------------------------------------------------------------------
 
 
+@FOLDER_ONLY
 def test_o53_a_copy_of_the_folder_is_refused_until_it_is_adopted(bench: Bench) -> None:
     bench.departed(decided=True)
-    shutil.copytree(bench.folder / "journal", bench.folder / "copy")
+    shutil.copytree(bench.journal, bench.folder / "copy")
     with raises(syncpoint.JournalRefused, "adopt-copy"):
         bench.manager(journal="copy")
     assert bench.in_doubt() == "ab"

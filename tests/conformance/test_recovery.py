@@ -17,9 +17,9 @@ from syncpoint.resources.base import Answer
 from syncpoint.resources.memory import RowLocked
 from syncpoint.testing.servers.base import wait_until
 from tests.conformance.conftest import Bench, raises
+from tests.conformance.places import Course
 from tests.crash.harness import Stage
-from tests.crash.scenes_recovery import PHASE_TWO, VOTES
-from tests.crash.trap import Target, Trap
+from tests.crash.trap import Trap
 from tests.crash.world import World, as_mapping
 
 
@@ -65,7 +65,7 @@ def test_o34_what_a_living_process_works_on_is_left_alone(bench: Bench) -> None:
             seen.append((report.aborted, report.committed, {branch.status for branch in report.left}))
         assert bench.in_doubt() == "ab"
 
-    trap.before("journal force", recover)
+    trap.before(bench.place.forcing, recover)
     with manager.transaction() as tx:
         bench.put(tx)
     assert seen == [(0, 0, {"live"}), (0, 0, {"live"})]
@@ -140,7 +140,7 @@ def test_o36_a_transaction_that_is_decided_and_ends_while_recovery_reads(bench: 
     voted, go = threading.Event(), threading.Event()
     trap = Trap()
     trap.watch(manager._runner)
-    trap.before("journal force", lambda: (voted.set(), go.wait(10.0)))
+    trap.before(bench.place.forcing, lambda: (voted.set(), go.wait(10.0)))
     bench.b.answers["commit"].append(Answer.RETRY)
     bench.b.answers["finish"].append(Answer.RETRY)
 
@@ -166,6 +166,18 @@ def test_o36_a_transaction_that_is_decided_and_ends_while_recovery_reads(bench: 
     assert not manager.recover().left
     assert bench.rows() == "ab"
     assert manager.heuristics() == []
+
+
+def test_o36_an_end_that_is_written_while_recovery_reads(bench: Bench) -> None:
+    """It was noted before, and is no more when the answer comes: still it has ended."""
+    manager = bench.manager()
+    with manager.transaction() as tx:
+        bench.put(tx)
+    trap = Trap()
+    trap.watch(manager._runner)
+    trap.after("journal: look around", lambda _: manager._runner.run(manager._core.journal.force(())))
+    assert manager.recover().committed == 0
+    assert [bench.calls(name, "finish") for name in "ab"] == [[], []]
 
 
 def test_o37_a_resource_unreachable_at_start(bench: Bench) -> None:
@@ -214,10 +226,13 @@ for manager in managers: manager.close()
 """
 
 
-@pytest.mark.parametrize("target", [Target(what=VOTES, after=True), Target(what=PHASE_TWO)], ids=["no", "yes"])
-def test_o38_ten_recoveries_at_once_in_five_processes(stage: Stage, world: World, name: str, target: Target) -> None:
+@pytest.mark.parametrize("outcome", ["aborted", "committed"])
+def test_o38_ten_recoveries_at_once_in_five_processes(
+    stage: Stage, world: World, course: Course, name: str, outcome: str
+) -> None:
+    target = course.decided if outcome == "committed" else course.undecided
     assert stage.zygote.run(world, "transfer_without_id", name, target).killed
-    assert len(world.in_doubt()) == 2
+    assert len(world.in_doubt()) == course.in_doubt
     plan = json.dumps([as_mapping(world)["journal"], world.resources()]) + "\n"
     processes = [
         subprocess.Popen([sys.executable, "-c", RECOVERER], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
@@ -238,7 +253,7 @@ def test_o38_ten_recoveries_at_once_in_five_processes(stage: Stage, world: World
         answer, _ = process.communicate(timeout=60.0)
         assert json.loads(answer) == [[0, 0, 0], [0, 0, 0]]
         assert process.returncode == 0
-    assert world.audit(name, "") == ("committed" if target.what == PHASE_TWO else "aborted")
+    assert world.audit(name, "") == outcome
 
 
 def test_o39_one_that_can_never_be_finished_holds_up_no_other(bench: Bench) -> None:
@@ -322,8 +337,8 @@ def test_o44_a_second_recovery_beside_the_first(bench: Bench) -> None:
 
 def test_o32_a_row_held_by_an_orphan_comes_free(bench: Bench) -> None:
     """Locks of the dead are gone without anybody asking: background recovery notices (within 2 s)."""
-    manager = bench.manager(background=True)
-    with bench.ghost() as ghost:
+    manager = bench.manager(background=True, hasty=True)
+    with bench.ghost(dies=True) as ghost:
         ghost.prepare(ghost.key())
         with raises(RowLocked), manager.transaction(timeout=0.1) as tx:  # its process still lives
             bench.put(tx, value=2)

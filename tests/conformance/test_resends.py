@@ -10,11 +10,12 @@ import pytest
 import syncpoint
 from syncpoint.manager.reports import OutcomeState
 from syncpoint.resources.memory import LostReply
+from syncpoint.testing.servers.base import wait_until
 from tests.conformance.conftest import Bench, opened, raises
+from tests.conformance.places import Course
 from tests.crash.harness import Stage
-from tests.crash.scenes_recovery import PHASE_TWO, VOTES
-from tests.crash.trap import Target, Trap
-from tests.crash.world import BANK, LEDGER, World
+from tests.crash.trap import Trap
+from tests.crash.world import BANK, World
 
 
 def _count(tx: Any, name: str = "ab") -> int:
@@ -47,7 +48,8 @@ def test_o49_a_rollback_before_its_prepare_changes_nothing(bench: Bench) -> None
     manager = bench.manager()
     handle = manager._core.handles["a"]
     deadline = manager._core.clock.monotonic() + 5.0
-    script = handle.finish(identifier, commit=False, state=b"", deadline=deadline)
+    keeper = manager._core.journal.incarnation
+    script = handle.finish(identifier, commit=False, state=b"", deadline=deadline, keeper=keeper)
     assert manager._runner.run(script).name == "ABORTED"
     bench.prepare("a", identifier)
     assert manager.recover().aborted == 1
@@ -100,6 +102,7 @@ def test_o50_aborted_may_run_again(bench: Bench) -> None:
         _count(tx)
         raise ZeroDivisionError
     assert manager.outcome("x").state is OutcomeState.ABORTED_OR_UNKNOWN
+    bench.await_releases()
     assert bench.manager().run(_count, id="x") == 1
     assert manager.run(_count, id="x") == 1
     assert bench.a.rows() == {"count": b"1"}
@@ -111,15 +114,16 @@ def test_o50_unknown_runs(bench: Bench) -> None:
     assert manager.run(_count, id="never seen") == 1
 
 
-def test_o50_after_the_coordinator_was_killed(stage: Stage, world: World, name: str) -> None:
+def test_o50_after_the_coordinator_was_killed(stage: Stage, world: World, course: Course, name: str) -> None:
     """Decided, then killed: its result is there. The resend does not wait for recovery."""
-    said = stage.zygote.run(world, "transfer_with_id", name, Target(what=PHASE_TWO))
+    said = stage.zygote.run(world, "transfer_with_id", name, course.decided)
     assert said.killed
     with opened(world) as manager:
         with raises(syncpoint.AlreadyCommitted), manager.transaction(id=name):
             raise AssertionError("it was run again")
         assert manager.outcome(name).state is OutcomeState.COMMITTED
-        assert set(manager.outcome(name).pending) == {BANK, LEDGER, "audit"}
+        # Who has to finish it is known once the process is known to be dead.
+        wait_until(lambda: set(manager.outcome(name).pending) == set(course.voters), "its branches are pending", 10.0)
         assert not manager.recover(wait_seconds=10.0).left
         assert manager.outcome(name).pending == ()
     assert world.audit(name, "committed") == "committed"
@@ -160,7 +164,7 @@ def test_o56_attempt_two_is_not_begun_while_attempt_one_pauses(bench: Bench) -> 
         with raises(syncpoint.TransactionRunning):
             other.run(_count, id="x")
 
-    trap.before("journal force", attempt_two)
+    trap.before(bench.place.forcing, attempt_two)
     assert manager.run(_count, id="x") == 1
     assert other.run(_count, id="x") == 1
     assert bench.a.rows() == {"count": b"1"}
@@ -174,10 +178,11 @@ def test_o56_attempt_one_wakes_after_attempt_two_has_committed(bench: Bench) -> 
 
     def attempt_two() -> None:
         manager._core.journal.release(next(iter(manager._core.live)).transaction)
+        bench.await_releases()
         assert other.run(lambda tx: _count(tx, "c"), id="x") == 1
         manager._runner.run(manager._core.look())
 
-    trap.before("journal force", attempt_two)
+    trap.before(bench.place.forcing, attempt_two)
     with raises(syncpoint.TransactionAborted) as caught, manager.transaction(id="x") as tx:
         _count(tx)
     assert "first" in str(caught.value)
@@ -209,12 +214,11 @@ def test_o58_even_while_attempt_two_is_unfinished(bench: Bench) -> None:
     bench.assert_quiet()
 
 
-def test_o58_killed_for_real_after_the_votes(stage: Stage, world: World, name: str) -> None:
+def test_o58_killed_for_real_after_the_votes(stage: Stage, world: World, course: Course, name: str) -> None:
     """The resend waits for the orphan's locks no longer than until recovery has rolled it back."""
-    said = stage.zygote.run(world, "transfer_with_id", name, Target(what=VOTES, after=True))
+    said = stage.zygote.run(world, "transfer_with_id", name, course.undecided)
     assert said.killed
-    again = stage.zygote.run(world, "recover_in_background", "")
-    again.check()
+    stage.zygote.run(world, "settle", "10.0").check()
     again = stage.zygote.run(world, "transfer_with_id", name)
     again.check()
     assert again.told() == {name: "committed"}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import syncpoint
 from syncpoint.resources.base import Answer, Choice, Vote
-from tests.conformance.conftest import Bench, raises
+from tests.conformance.conftest import ONE_PLACE, Bench, raises
 
 NO = Vote(Choice.NO, reason="it does not want to")
 
@@ -18,6 +18,7 @@ def test_o01_two_yes_both_commit(bench: Bench) -> None:
     bench.assert_quiet()
 
 
+@ONE_PLACE
 def test_o02_all_read_only_no_phase_two(bench: Bench) -> None:
     manager = bench.manager()
     with manager.transaction() as tx:
@@ -64,6 +65,7 @@ def test_o05_read_only_and_no(bench: Bench) -> None:
     bench.assert_quiet()
 
 
+@ONE_PLACE
 def test_o06_rollback_only_never_prepares(bench: Bench) -> None:
     manager = bench.manager()
     with raises(syncpoint.TransactionAborted, match="rollback-only") as caught, manager.transaction() as tx:
@@ -133,6 +135,7 @@ def test_o11_a_voter_committed_by_heuristic_while_aborting(bench: Bench) -> None
     assert [entry.decided for entry in manager.heuristics()] == ["abort"]
 
 
+@ONE_PLACE
 def test_o12_the_only_writer_rolls_back_by_heuristic(bench: Bench) -> None:
     manager = bench.manager()
     bench.a.answers["commit_one_phase"].append(Answer.HEURISTIC_ROLLBACK)
@@ -142,6 +145,7 @@ def test_o12_the_only_writer_rolls_back_by_heuristic(bench: Bench) -> None:
     assert manager.heuristics() == []
 
 
+@ONE_PLACE
 def test_o13_one_phase_rolled_back(bench: Bench) -> None:
     bench.a.answers["commit_one_phase"].append(Answer.ABORTED)
     with raises(syncpoint.TransactionAborted), bench.manager().transaction() as tx:

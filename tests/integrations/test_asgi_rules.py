@@ -9,6 +9,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
+import syncpoint
 from syncpoint.errors import FormatTooNew
 from syncpoint.ids import ID_SIZE_CHARS_MAX
 from syncpoint.integrations.idempotency import (
@@ -21,7 +22,7 @@ from syncpoint.integrations.idempotency import (
     request_fingerprint,
     transaction_id,
 )
-from syncpoint.integrations.problems import KEY_MISSING
+from syncpoint.integrations.problems import KEY_MISSING, problem_at_the_end, problem_in_the_work
 
 printable = st.text(st.characters(min_codepoint=0x20, max_codepoint=0x7E), min_size=1, max_size=KEY_SIZE_CHARS_MAX)
 pairs = st.lists(st.tuples(st.binary(max_size=9), st.binary(max_size=9)), max_size=4)
@@ -238,3 +239,28 @@ def test_a_problem_says_what_to_do() -> None:
         "transaction": "http/1",
     }
     assert dict(reply.headers)[b"content-length"] == str(len(reply.body)).encode()
+
+
+@pytest.mark.parametrize(
+    ("error", "at_the_end", "in_the_work"),
+    [
+        (syncpoint.TransactionAborted("", transaction="t", retryable=True), "aborted", "aborted"),
+        (syncpoint.TransactionAborted("", transaction="t", retryable=False), "refused", "refused"),
+        (syncpoint.TransactionTimeout("", transaction="t", retryable=True), "timed-out", "timed-out"),
+        (syncpoint.ResourceUnavailable(""), "unavailable", "unavailable"),
+        (syncpoint.JournalFailed(""), "unavailable", None),
+        (syncpoint.ManagerClosed(""), "unavailable", None),
+        (syncpoint.ResultNotStorable(""), "reply-too-large", None),
+        (syncpoint.HeuristicMixed("", transaction="t", branches={}), "mixed-outcome", None),
+        (syncpoint.HeuristicHazard("", transaction="t", branches={}), "mixed-outcome", None),
+        # In the work it is another transaction's: a resend would do that one's work again.
+        (syncpoint.OutcomePending("", transaction="t"), "outcome-pending", None),
+        (syncpoint.AlreadyCommitted(transaction="t", result=None), None, None),
+        (syncpoint.SetupRefused(""), None, None),
+        (ValueError(), None, None),
+    ],
+    ids=lambda value: type(value).__name__ if isinstance(value, Exception) else "",
+)
+def test_each_error_has_its_answer(error: Exception, at_the_end: str | None, in_the_work: str | None) -> None:
+    found = [problem and problem.code for problem in (problem_at_the_end(error), problem_in_the_work(error))]
+    assert found == [at_the_end, in_the_work]

@@ -189,7 +189,7 @@ def test_a_serialization_failure_in_the_handler_may_be_resent(bench: AsyncBench)
 
 def test_an_unreachable_database(bench: AsyncBench) -> None:
     async def main() -> None:
-        async with running(bench, manager={"timeout": 0.2}) as (service, client):
+        async with running(bench) as (service, client):
             bench.b.down = True
             assert_may_resend(await client.send(KEY), 503, "unavailable")
             bench.b.down = False
@@ -337,7 +337,7 @@ def test_a_handler_that_takes_too_long_is_ended(bench: AsyncBench) -> None:
         async with running(bench, handler, timeout=0.05) as (service, client):
             assert_may_resend(await client.send(KEY), 503, "timed-out")
             assert service.values() == []
-            service.handler = write_and_reply
+        async with running(bench) as (service, client):
             assert (await client.send(KEY)).status == 201
 
     play(main())

@@ -134,6 +134,11 @@ def test_show_tells_the_story(bench: Bench) -> None:
     manager.recover()
     manager._runner.run(manager._core.journal.force(()))
     assert [event.what for event in manager.show(_name(key)).timeline][-1].startswith("ended")
+    # Much later, when its evidence has been dropped, "absent" must not read as lost.
+    for server in (bench.a, bench.b):
+        server._evidence.clear()
+    for branch in manager.show(_name(key)).branches:
+        assert (branch.evidence, branch.detail) == ("absent", "it has acknowledged; its evidence is kept no longer")
 
 
 def test_show_of_what_is_unreachable_unknown_or_not_configured(bench: Bench) -> None:
@@ -195,6 +200,8 @@ def test_resolve_against_the_decision_is_listed_until_forgotten(
     assert bench.rows() == ("ab" if commit else "")
     assert {entry.outcome for entry in manager.heuristics()} == {outcome}
     assert manager.outcome(_name(key)).state is OutcomeState.HEURISTIC
+    times = [event.at_ms for event in manager.show(_name(key)).timeline if event.at_ms is not None]
+    assert times == sorted(times)
     assert not manager.recover().left
     assert len(bench.manager().recover().heuristics) == 2
     assert manager.forget(_name(key), "me") == 2

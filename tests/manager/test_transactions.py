@@ -296,6 +296,22 @@ def test_locks_of_a_pending_branch_are_gone_at_once_when_it_can_be_told_again(be
 # --- use that is refused ---------------------------------------------------------------------------------------------
 
 
+def test_rollback_only_is_the_applications_own_doing(bench: Bench) -> None:
+    manager = bench.manager()
+    with raises(syncpoint.TransactionAborted, match="rollback-only: enough"), manager.transaction() as tx:
+        assert not tx.is_rollback_only
+        with manager.transaction() as nested:
+            nested.set_rollback_only("enough")
+        assert tx.is_rollback_only
+    bench.b.down = True
+    with raises(syncpoint.TransactionAborted), manager.transaction(timeout=0.1) as tx:
+        with pytest.raises(syncpoint.ResourceUnavailable):
+            tx.connect("b")
+        assert not tx.is_rollback_only  # a failure that dooms it is another matter
+    bench.b.down = False
+    bench.assert_quiet()
+
+
 def test_use_after_the_end(bench: Bench) -> None:
     manager = bench.manager()
     with manager.transaction() as tx:

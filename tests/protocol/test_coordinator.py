@@ -19,10 +19,9 @@ from syncpoint.protocol.coordinator import (
     Decided,
     Effects,
     Input,
-    Result,
     State,
-    judge,
 )
+from syncpoint.protocol.judgement import Result
 from syncpoint.protocol.words import Answer, Choice, Illegal
 from syncpoint.records import Commit, End
 
@@ -413,42 +412,3 @@ def test_a_no_vote_says_why(why: str, expected: str) -> None:
 
 def test_repr_tells_where_it_stands() -> None:
     assert repr(committing()) == f"<Coordinator {KEY} COMMITTING votes=2/2 ended=0>"
-
-
-# --- judge ------------------------------------------------------------------------------------------------------
-
-
-def expected_judgement(seen: frozenset[Answer], *, commit: bool, pending: bool, recorded: bool) -> Result | None:
-    """O07 to O14 in the order a person would ask."""
-    names = {answer.name.removeprefix("HEURISTIC_") for answer in seen if answer.name.startswith("HEURISTIC")}
-    against = "ROLLBACK" if commit else "COMMIT"
-    if "MIXED" in names:
-        return Result.HEURISTIC_MIXED
-    if "HAZARD" in names:
-        return Result.HEURISTIC_HAZARD
-    if against not in names:
-        return None
-    if pending:
-        return Result.HEURISTIC_HAZARD
-    everybody = len(seen) == 1
-    if commit and everybody and not recorded:
-        return Result.ABORTED
-    return Result.HEURISTIC_MIXED
-
-
-def subsets_of_answers() -> list[frozenset[Answer]]:
-    answers = [answer for answer in Answer if answer is not Answer.NOT_FOUND]
-    return [
-        frozenset(answer for answer, chosen in zip(answers, bits, strict=True) if chosen)
-        for bits in product((False, True), repeat=len(answers))
-    ]
-
-
-def test_judge_on_all_its_inputs() -> None:
-    for seen, commit, pending, recorded in product(subsets_of_answers(), *[(False, True)] * 3):
-        if Answer.RETRY in seen and not pending:
-            continue  # a branch that says RETRY is pending
-        numbered = {BranchNumber(n): answer for n, answer in enumerate(sorted(seen, key=lambda a: a.value), 1)}
-        said = judge(numbered, commit=commit, pending=pending, recorded=recorded)
-        expected = expected_judgement(seen, commit=commit, pending=pending, recorded=recorded)
-        assert said is expected, f"{seen} commit={commit} pending={pending} recorded={recorded}"

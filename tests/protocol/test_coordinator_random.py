@@ -1,4 +1,4 @@
-"""Random runs of the coordinator: votes, losses, answers and verdicts in any order keep the invariants C-I1 to C-I4.
+"""Random runs of the coordinator: votes, losses, answers and verdicts in any order keep the invariants C-I1 to C-I5.
 
 Not for: the table call by call (test_coordinator.py), or two ends joined (test_exploration.py).
 """
@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
 from syncpoint.ids import BranchNumber, Guid
-from syncpoint.protocol.coordinator import Decided, Effects, Result, Send, Standing, State, What
+from syncpoint.protocol.coordinator import Decided, Effects, Send, Standing, State, What
+from syncpoint.protocol.judgement import Result
 from syncpoint.protocol.words import Answer, Choice
 from syncpoint.records import Abort, Commit
 from tests.protocol.test_coordinator import PLAIN, WITH_ID, active
@@ -32,9 +33,15 @@ class RandomRun(RuleBasedStateMachine):
         self.records: list[Commit] = []
         self.ends = 0
         self.accepted = False
+        self.decider: BranchNumber | None = None
+        self.through: list[BranchNumber] = []
 
     def take(self, effects: Effects) -> None:
         assert not (effects.force and effects.then), "sent before it was forced"
+        if effects.through is not None:
+            (record,) = effects.force
+            assert isinstance(record, Commit)
+            self.through.append(effects.through)
         self.told += effects.then
         self.records += [record for record in effects.force if isinstance(record, Commit)]
         assert all(isinstance(record, Commit | Abort) for record in effects.force)
@@ -57,10 +64,14 @@ class RandomRun(RuleBasedStateMachine):
         self.coordinator.enlist(f"r{len(self.coordinator.branches)}", Guid(bytes(16)))
 
     @precondition(lambda self: self.at(State.ACTIVE) and len(self.coordinator.branches) > 1)
-    @rule(bits=st.integers(0, 31), required=st.booleans())
-    def commit(self, bits: int, required: bool) -> None:
+    @rule(bits=st.integers(0, 31), required=st.booleans(), data=st.data())
+    def commit(self, bits: int, required: bool, data: st.DataObject) -> None:
         writers = [n for n in self.coordinator.branches if bits >> n & 1]
-        self.take(self.coordinator.commit(writers, Decided(at_ms=0, required=required)))
+        decider = data.draw(st.sampled_from([None, *writers]))
+        self.take(self.coordinator.commit(writers, Decided(at_ms=0, required=required), decider=decider))
+        self.decider = self.coordinator.decider
+        if self.at(State.PREPARING, State.DECIDING):
+            assert self.decider == decider
 
     @precondition(lambda self: self.at(State.ACTIVE) and len(self.coordinator.branches) == 4)
     @rule()
@@ -127,13 +138,27 @@ class RandomRun(RuleBasedStateMachine):
             listed = {entry.read_identifier().branch: entry.state for entry in record.branches}
             assert listed == {n: b"state %d" % n for n, vote in self.votes.items() if vote is Choice.YES}  # C-I4
             assert set(self.votes.values()) <= {Choice.YES, Choice.READ_ONLY}  # A9
+            decider = self.coordinator.branches[self.decider].resource if self.decider else ""
+            assert record.decided_at == decider
 
     @invariant()
     def who_may_be_prepared_is_told_once_decided(self) -> None:
         if self.at(State.COMMITTING, State.ABORTING, State.COMMITTED, State.ABORTED) and self.votes:
             prepared = {number for number, vote in self.votes.items() if vote in (Choice.YES, None)}
             what = What.COMMIT if self.accepted else What.ABORT
-            assert {send.branch for send in self.told if send.what is what} == prepared
+            working = set() if self.through or self.decider is None else {self.decider}
+            assert {send.branch for send in self.told if send.what is what} == prepared | working
+
+    @invariant()
+    def the_decider_is_told_once(self) -> None:
+        told = {send.branch: send.what for send in self.told}
+        if self.decider is not None:
+            assert told.get(self.decider) in (None, What.ABORT)  # C-I5: neither a vote nor an outcome
+            assert self.through in ([], [self.decider])
+            assert not self.through or (self.records and self.decider not in told)
+            assert not self.through or not self.standing(Standing.PREPARING)  # O45
+            committed = self.coordinator.branches[self.decider].answer is Answer.COMMITTED
+            assert committed is (self.accepted and bool(self.through)) or not self.through
 
     @invariant()
     def it_is_final_when_all_inputs_are_in(self) -> None:
@@ -168,7 +193,8 @@ def test_a_run_with_all_inputs_ends(data: st.DataObject) -> None:
     coordinator = active(5)
     numbers = list(coordinator.branches)
     writers = data.draw(st.lists(st.sampled_from(numbers), unique=True))
-    coordinator.commit(writers, data.draw(st.sampled_from([PLAIN, WITH_ID])))
+    decider = data.draw(st.sampled_from([None, *writers]))
+    coordinator.commit(writers, data.draw(st.sampled_from([PLAIN, WITH_ID])), decider=decider)
     for _ in range(3 * len(numbers)):
         awaited = [n for n, b in coordinator.branches.items() if b.standing in (Standing.PREPARING, Standing.TOLD)]
         if coordinator.state is State.DECIDING:

@@ -19,8 +19,9 @@ import pytest
 
 from syncpoint.ids import BranchNumber, Identifier
 from syncpoint.protocol import coordinator as coordinator_module
-from syncpoint.protocol.coordinator import Coordinator, Effects, Result, Send, Standing, What
+from syncpoint.protocol.coordinator import Coordinator, Effects, Send, Standing, What
 from syncpoint.protocol.coordinator import State as At
+from syncpoint.protocol.judgement import Result
 from syncpoint.protocol.participant import State
 from syncpoint.protocol.recovery import Facts, Fate
 from syncpoint.protocol.words import Choice
@@ -30,6 +31,7 @@ from tests.protocol.world import Journal, World
 
 B1, B2 = BranchNumber(1), BranchNumber(2)
 FINAL = (At.COMMITTED, At.ABORTED)
+COMMITTING = (What.COMMIT, What.COMMIT_ONE_PHASE, What.DECIDE)
 
 Action = Callable[[World], object]
 
@@ -41,6 +43,8 @@ class Scope:
     name: str
     writers: tuple[BranchNumber, ...] = (B1, B2)
     user_id: str | None = None
+    decider: BranchNumber | None = None
+    """The branch at the database that the journal lives in."""
     own_disk: bool = True
     alone: bool = True
     """Whether somebody may end a unit in doubt without asking, once."""
@@ -55,7 +59,7 @@ class Scope:
         world.begin()
         world.enlist("bank")
         world.enlist("ledger")
-        world.commit(list(self.writers), user_id=self.user_id)
+        world.commit(list(self.writers), user_id=self.user_id, decider=self.decider)
         return world
 
 
@@ -67,6 +71,10 @@ SCOPES = [
     Scope("one phase", writers=(B1,)),
     Scope("an id, one writer", writers=(B2,), user_id="order-4711", own_disk=False),
     Scope("an id, nothing written", writers=(), user_id="order-4711", own_disk=False),
+    Scope("decided in a branch", decider=B1, own_disk=False),
+    Scope("decided in a branch, taken for dead", decider=B2, own_disk=False, alone=False, wrong_guess=True),
+    Scope("decided in a branch, two recoverers", decider=B1, own_disk=False, losses_of_verdict_max=1, recoverers=2),
+    Scope("decided in the only branch", writers=(B2,), decider=B2, user_id="order-4711", own_disk=False),
 ]
 
 
@@ -189,11 +197,19 @@ def check(world: World, scope: Scope) -> None:
         assert not (committed and units_in(world, State.ABORTED, alone=False)), "one committed, another aborted"
     if len(scope.writers) > 1 or scope.user_id is not None:
         record = world.journal.commit_of(world_module.TRANSACTION)
-        listed = {entry.read_identifier() for entry in record.branches} if record else set()
+        listed = spoken_for(world, record, scope)
         assert committed <= listed, "committed without a record that lists it"
         assert not (record and listed & units_in(world, State.ABORTED, alone=False)), "decided, yet aborted"
     if world.coordinator is not None:
         _check_result(world, world.coordinator)
+
+
+def spoken_for(world: World, record: Commit | None, scope: Scope) -> set[Identifier]:
+    """The branches that are committed by this record: those it lists, and the one that carried it."""
+    if record is None:
+        return set()
+    listed = {entry.read_identifier() for entry in record.branches}
+    return listed if scope.decider is None else listed | {world.identifiers[scope.decider]}
 
 
 def _check_result(world: World, coordinator: Coordinator) -> None:
@@ -205,7 +221,7 @@ def _check_result(world: World, coordinator: Coordinator) -> None:
     match coordinator.result:
         case Result.COMMITTED:
             assert not units_in(world, State.IN_DOUBT, alone=True) or pending
-            told = {n for n, b in coordinator.branches.items() if b.told in (What.COMMIT, What.COMMIT_ONE_PHASE)}
+            told = {n for n, b in coordinator.branches.items() if b.told in COMMITTING}
             aborted = {i.branch for i in units_in(world, State.ABORTED, alone=True)} & told
             assert not aborted or pending, "told committed, but a branch is aborted"
         case Result.ABORTED:
@@ -232,7 +248,7 @@ def check_end(world: World, scope: Scope) -> None:
         assert not units_in(world, State.COMMITTED, alone=False), "told aborted, committed in the end"
     record = world.journal.commit_of(world_module.TRANSACTION)
     if record is not None:
-        lost = {entry.read_identifier() for entry in record.branches} - units_in(world, State.COMMITTED, alone=False)
+        lost = spoken_for(world, record, scope) - units_in(world, State.COMMITTED, alone=False)
         assert lost <= _alone(world), "decided, and not committed in the end"
 
 
@@ -291,6 +307,17 @@ def _assume_lost(self: Coordinator) -> Effects:
     return self.refused("lost") if self.state is At.DECIDING else Effects()
 
 
+def _commit_whatever_the_journal_says(self: World, number: BranchNumber) -> None:
+    """The record and the branch are one, forgotten."""
+    record, manager, identifier = self.decision, self.at(number), self.identifiers[number]
+    assert record is not None
+    accepted = self.journal.append(record)
+    if manager.units[identifier].state is State.WORKING:
+        manager.decide(identifier, commit=True)
+    if self.coordinator is not None and record is self.forcing:
+        self.verdict = (record, accepted)
+
+
 def _presume_commit(identifier: Identifier | None, facts: Facts) -> Fate:
     """Presumed abort, forgotten."""
     return Fate.COMMIT
@@ -310,6 +337,18 @@ def test_exploration_fails_without_the_abort_that_settles_a_lost_verdict(monkeyp
     monkeypatch.setattr(Coordinator, "force_lost", _assume_lost)
     with pytest.raises(AssertionError, match=TORN):
         explore(Scope("mutant", own_disk=False))
+
+
+def test_exploration_fails_when_the_decider_commits_without_its_record(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(World, "_decide", _commit_whatever_the_journal_says)
+    with pytest.raises(AssertionError, match=TORN):
+        explore(Scope("mutant", decider=B1, own_disk=False))
+
+
+def test_exploration_fails_without_the_abort_that_settles_a_lost_decider(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Coordinator, "force_lost", _assume_lost)
+    with pytest.raises(AssertionError, match=TORN):
+        explore(Scope("mutant", decider=B1, own_disk=False))
 
 
 def test_exploration_fails_without_presumed_abort(monkeypatch: pytest.MonkeyPatch) -> None:

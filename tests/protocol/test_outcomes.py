@@ -7,7 +7,8 @@ databases (conformance/), or every order of events (test_exploration.py).
 from __future__ import annotations
 
 from syncpoint.ids import Attempt, BranchNumber, Guid, Incarnation, Key, TransactionId
-from syncpoint.protocol.coordinator import Coordinator, Decided, Effects, Result
+from syncpoint.protocol.coordinator import Coordinator, Decided, Effects
+from syncpoint.protocol.judgement import Result
 from syncpoint.protocol.words import Answer, Choice
 
 KEY = Key(TransactionId(bytes(15) + b"\x01"), Attempt(Incarnation(1), 7))

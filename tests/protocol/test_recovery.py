@@ -11,7 +11,18 @@ from itertools import product
 import pytest
 
 from syncpoint.ids import Attempt, BranchNumber, Guid, Identifier, Incarnation, Key, TransactionId
-from syncpoint.protocol.recovery import Facts, Fate, Missing, evidence_can_go, fate_of, judge_missing
+from syncpoint.protocol.recovery import (
+    Facts,
+    Fate,
+    Missing,
+    Settled,
+    evidence_can_go,
+    fate_of,
+    judge_abort,
+    judge_missing,
+    judge_settled,
+    rests_on_absence,
+)
 from syncpoint.protocol.words import Answer, Evidence
 
 OURS, THEIRS = Guid(bytes(15) + b"\xc0"), Guid(bytes(15) + b"\xc1")
@@ -117,6 +128,7 @@ abort    UNKNOWN    yes   ABORTED
 abort    UNKNOWN    no    ABORTED
 """
 MISSING_ROWS = [tuple(line.split()) for line in MISSING.strip().splitlines()[1:]]
+RESTS_ON_ABSENCE = {("commit", "ABSENT"), ("commit", "UNKNOWN")}
 
 
 def test_o19_the_table_of_missing_branches_is_complete() -> None:
@@ -124,12 +136,36 @@ def test_o19_the_table_of_missing_branches_is_complete() -> None:
     assert written == set(product(("commit", "abort"), Evidence.__members__, ("yes", "no")))
 
 
+@pytest.mark.parametrize("confirmed", [True, False])
 @pytest.mark.parametrize("row", MISSING_ROWS, ids=" ".join)
-def test_o10_o11_o19_a_missing_branch_on_all_its_inputs(row: tuple[str, str, str, str]) -> None:
+def test_o10_o11_o19_a_missing_branch_on_all_its_inputs(row: tuple[str, str, str, str], confirmed: bool) -> None:
     decided, evidence, redo, means = row
+    commit, there = decided == "commit", Evidence[evidence]
     expected = Missing.REDO if means == "REDO" else Answer[means]
-    said = judge_missing(commit=decided == "commit", evidence=Evidence[evidence], has_redo=redo == "yes")
+    if (decided, evidence) in RESTS_ON_ABSENCE and not confirmed:
+        expected = Missing.TAKEN_OVER
+    said = judge_missing(commit=commit, evidence=there, has_redo=redo == "yes", confirmed=confirmed)
     assert said is expected
+    assert rests_on_absence(commit=commit, evidence=there) is ((decided, evidence) in RESTS_ON_ABSENCE)
+
+
+def test_o20_a_lost_one_phase_commit_is_aborted_only_if_nobody_can_have_cleaned_up() -> None:
+    assert {(e, c): judge_settled(e, confirmed=c) for e, c in product(Evidence, (True, False))} == {
+        (Evidence.COMMITTED, True): Answer.COMMITTED,
+        (Evidence.COMMITTED, False): Answer.COMMITTED,
+        (Evidence.ABSENT, True): Answer.ABORTED,
+        (Evidence.ABSENT, False): Answer.HEURISTIC_HAZARD,
+        (Evidence.UNDECIDED, True): Answer.RETRY,
+        (Evidence.UNDECIDED, False): Answer.RETRY,
+        (Evidence.UNKNOWN, True): Answer.HEURISTIC_HAZARD,
+        (Evidence.UNKNOWN, False): Answer.HEURISTIC_HAZARD,
+    }
+
+
+def test_o46_what_the_abort_proves() -> None:
+    assert judge_abort(accepted=False, confirmed=False) is Settled.COMMITTED
+    assert judge_abort(accepted=True, confirmed=True) is Settled.ABORTED
+    assert judge_abort(accepted=True, confirmed=False) is Settled.TAKEN_OVER
 
 
 # --- when evidence goes -------------------------------------------------------------------------------------------

@@ -95,6 +95,12 @@ class ResourceManager:
         self.evidence.add(identifier)
         return Answer.COMMITTED
 
+    def decide(self, identifier: Identifier, *, commit: bool) -> None:
+        """A unit at work ends together with the record that it carries. No evidence: the record is the evidence."""
+        unit = self.units[identifier]
+        unit.take(Input.COMMIT_ONE_PHASE)
+        unit.take(Input.COMMIT_DONE if commit else Input.ABORT_DONE)
+
     def end(self, identifier: Identifier, *, commit: bool) -> Answer:
         """The outcome arrives, at a unit in whatever state. Twice is harmless (O48)."""
         unit = self.units[identifier]
@@ -112,7 +118,7 @@ class ResourceManager:
     def missing(self, identifier: Identifier, *, commit: bool) -> Answer:
         """It is not there to be ended: the evidence decides (O19)."""
         there = Evidence.COMMITTED if identifier in self.evidence else Evidence.ABSENT
-        judged = judge_missing(commit=commit, evidence=there, has_redo=self.has_redo)
+        judged = judge_missing(commit=commit, evidence=there, has_redo=self.has_redo, confirmed=True)
         if judged is Missing.REDO:
             self.evidence.add(identifier)
             self.units[identifier] = Participant(State.COMMITTED)
@@ -192,6 +198,8 @@ class World:
     """The record whose verdict the coordinator waits for."""
     plans: list[list[Step]] = field(default_factory=list)
     """Passes of recovery that have looked and not yet finished what they saw; each may be overtaken by all else."""
+    decision: Commit | None = None
+    """The record that a decider carries, if there is one."""
     identifiers: dict[BranchNumber, Identifier] = field(default_factory=dict)
     homes: dict[BranchNumber, str] = field(default_factory=dict)
 
@@ -203,7 +211,7 @@ class World:
         for manager in self.managers.values():
             manager.hang_up()
         self.coordinator = Coordinator(Key(TRANSACTION, self.attempt), COORDINATOR)
-        self.identifiers, self.homes = {}, {}
+        self.identifiers, self.homes, self.decision = {}, {}, None
         return self.coordinator
 
     @property
@@ -236,22 +244,32 @@ class World:
         before the verdict."""
         assert not (effects.force and effects.then)
         for record in effects.force:
-            self.appends.append(record)
             self.forcing = record
+            if effects.through is None:
+                self.appends.append(record)
+            else:
+                assert isinstance(record, Commit)
+                self.decision = record
+                self.requests.add((effects.through, What.DECIDE))
         self.requests |= {(send.branch, send.what) for send in effects.then}
         for record in effects.lazily:
             self.journal.append(record)
         return effects
 
-    def commit(self, writers: list[BranchNumber], *, user_id: str | None = None) -> Effects:
+    def commit(
+        self, writers: list[BranchNumber], *, user_id: str | None = None, decider: BranchNumber | None = None
+    ) -> Effects:
         decided = Decided(at_ms=0, required=user_id is not None, user_id=user_id)
-        return self.do(self.alive.commit(writers, decided))
+        return self.do(self.alive.commit(writers, decided, decider=decider))
 
     # --- at a resource manager --------------------------------------------------------------------------------
 
     def arrive(self, number: BranchNumber, what: What, choice: Choice = Choice.YES) -> None:
         """A request arrives and is done; its reply is on its way if anybody still waits for it."""
         self.requests.remove((number, what))
+        if what is What.DECIDE:
+            self._decide(number)
+            return
         identifier, manager = self.identifiers[number], self.at(number)
         reply: Choice | Answer
         match what:
@@ -265,6 +283,17 @@ class World:
                 reply = manager.end(identifier, commit=False)
         if self.waits_for(number, what):
             self.replies[number] = reply
+
+    def _decide(self, number: BranchNumber) -> None:
+        """The decision arrives at the database that the journal lives in: the record and the unit's commit are one."""
+        identifier, manager, record = self.identifiers[number], self.at(number), self.decision
+        assert record is not None
+        working = manager.units[identifier].state is State.WORKING
+        accepted = working and self.journal.append(record)
+        if working:
+            manager.decide(identifier, commit=accepted)
+        if self.coordinator is not None and record is self.forcing:
+            self.verdict = (record, accepted)
 
     def waits_for(self, number: BranchNumber, what: What) -> bool:
         if self.coordinator is None or number in self.replies:

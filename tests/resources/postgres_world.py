@@ -40,7 +40,16 @@ def make_identifier(coordinator: Guid = COORDINATOR, incarnation: int = 1) -> Id
 class World:
     """One resource in one mode, and the database seen from outside."""
 
-    def __init__(self, url: str, mode: Mode, options: Mapping[str, str] | None = None, *, ready: bool = True) -> None:
+    def __init__(
+        self,
+        url: str,
+        mode: Mode,
+        options: Mapping[str, str] | None = None,
+        *,
+        ready: bool = True,
+        observer_url: str | None = None,
+    ) -> None:
+        """`observer_url`: how to reach the server itself when `url` leads through a pooler."""
         self.url = url
         self.mode = mode
         self.resource = PostgresResource(
@@ -49,7 +58,7 @@ class World:
         self._loop = asyncio.Runner()
         self._runner = ThreadRunner() if mode == "sync" else AsyncRunner()
         self._sessions: list[PostgresSession] = []
-        self.observer = psycopg.connect(url, autocommit=True)
+        self.observer = psycopg.connect(observer_url or url, autocommit=True)
         if ready:
             self.observer.execute("CREATE TABLE account (id int PRIMARY KEY, balance int NOT NULL DEFAULT 0)")
             self.run(self.resource.contact(self.session(), self.contact()))

@@ -287,6 +287,27 @@ def test_what_one_branch_sets_does_not_reach_the_next(world: World) -> None:
     assert world.rows() == [1]
 
 
+def test_a_connection_kept_after_its_branch_can_touch_nothing(world: World) -> None:
+    if world.mode == "async":
+        pytest.skip("asyncmy's connections have one object for all branches: docs/databases.md")
+    session = world.begin()
+    connection = world.resource.connection(session)
+    assert world.resource.connection(session) is connection
+    cursor = connection.cursor()
+    cursor.execute("INSERT INTO account (id) VALUES (1)")
+    assert world.run(world.resource.commit_one_phase(session)) is Answer.COMMITTED
+    for next_one in (False, True):
+        if next_one:
+            world.begin(session)
+        for use in (connection.query, cursor.execute):
+            with pytest.raises(TransactionEnded):
+                use("INSERT INTO account (id) VALUES (2)")
+    del connection, cursor  # their end closes nothing
+    world.insert(session, 3)
+    assert world.run(world.resource.commit_one_phase(session)) is Answer.COMMITTED
+    assert world.rows() == [1, 3]
+
+
 # --- lost connections ------------------------------------------------------------------------------------------
 
 

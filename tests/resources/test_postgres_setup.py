@@ -166,6 +166,7 @@ def test_lying_set_ups_are_refused_each_with_the_line_that_mends_it(lying_server
         with World(lying_server.create_database("bank"), mode) as world:
             found = {finding.check: finding for finding in inspect(world)}
             assert found["max_prepared_transactions"].severity is Severity.REFUSED
+            assert found["max_prepared_transactions"].for_prepare
             assert found["fsync"].severity is Severity.REFUSED
             assert found["full_page_writes"].severity is Severity.WARNING
             assert found["synchronous_commit"].severity is Severity.WARNING

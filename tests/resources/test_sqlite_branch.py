@@ -383,3 +383,14 @@ def test_dropping_evidence_while_another_writes_drops_nothing(world: World) -> N
     other = world.open()
     world.begin(session=other)
     assert world.run(world.resource.drop_evidence(world.session, identifier.coordinator, [identifier.attempt])) == 0
+
+
+def test_what_was_finished_and_cleaned_is_not_redone(world: World) -> None:
+    """By a process that was taken for dead, and stopped between finding no evidence and the redo."""
+    identifier, vote = world.vote("INSERT INTO t VALUES (1, 'x')")
+    world.commit()
+    assert world.run(world.resource.drop_evidence(world.session, identifier.coordinator, [identifier.attempt])) == 1
+    change(world.path, "DELETE FROM t")  # the application goes on; a redo would bring the row back
+    assert world.finish(identifier, vote.state) is Answer.COMMITTED
+    assert world.run(world.resource.redo(world.session, identifier, vote.state)) is Answer.COMMITTED
+    assert observe(world.path, "SELECT count(*) FROM t") == [(0,)]

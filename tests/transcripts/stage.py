@@ -6,12 +6,14 @@ with what is on its way to it, and the journal. Every line of it is deterministi
 
     begin                      a new attempt at the transaction, by the living process
     enlist NAME                a branch at a resource manager
-    commit writers=1,2 id=X    the caller's wish; without `id` no record is needed for fewer than two writers
+    commit writers=1,2 id=X    the caller's wish; without `id` no record is needed for fewer than two writers;
+                               `decider=1`: that one is at the database that the journal lives in
     abort WHY | withdraw WHY   the caller's other wish | the coordinator's own no
     vote N yes|no|read-only    the prepare arrives at N, and its vote arrives back
     lost N [yes|no|read-only]  no vote came back from N; with a word: the prepare had arrived there
     force                      the record lands in the journal, and its verdict arrives
     force lost [landed]        the verdict is lost; the record is still on its way, or has landed
+    decide [lost [landed]]     the same for a decision that the decider carries
     land                       a record on its way lands, though nobody waits for it any more
     answer N [ANSWER]          the outcome arrives at N, and its answer (or this one) arrives back
     unreachable N              no answer came back from N; what it was told is still on its way
@@ -79,9 +81,9 @@ class Stage:
     def do_enlist(self, name: str) -> None:
         self.say(f"identifier {self.world.enlist(name)}")
 
-    def do_commit(self, writers: str = "", id: str | None = None) -> Effects:
+    def do_commit(self, writers: str = "", id: str | None = None, decider: str = "") -> Effects:
         numbers = [BranchNumber(int(number)) for number in writers.split(",") if number]
-        return self.world.commit(numbers, user_id=id)
+        return self.world.commit(numbers, user_id=id, decider=BranchNumber(int(decider)) if decider else None)
 
     def do_abort(self, *why: str) -> Effects:
         return self.world.do(self.world.alive.abort(" ".join(why)))
@@ -128,6 +130,17 @@ class Stage:
         if lost and not landed:
             return self.world.lose_verdict()
         self.do_land()
+        return self.world.lose_verdict() if lost else self.world.judge()
+
+    def do_decide(self, lost: str = "", landed: str = "") -> Effects:
+        if lost and not landed:
+            return self.world.lose_verdict()
+        number, record = self.world.alive.decider, self.world.decision
+        assert number is not None
+        assert record is not None
+        self.world.arrive(number, What.DECIDE)
+        said = "accepts" if record in self.world.journal.records else "refuses"
+        self.say(f"journal {said} {shown(record)}, in the branch of {self.world.homes[number]}")
         return self.world.lose_verdict() if lost else self.world.judge()
 
     def do_land(self) -> None:
@@ -211,7 +224,8 @@ class Stage:
 
     def _show_effects(self, effects: Effects) -> None:
         for record in effects.force:
-            self.say(f"force {shown(record)}")
+            through = f" through {effects.through} {self.world.homes[effects.through]}" if effects.through else ""
+            self.say(f"force {shown(record)}{through}")
         for send in effects.then:
             self.say(f"send {_word(send.what)} to {send.branch} {self.world.homes[send.branch]}")
         for record in effects.lazily:

@@ -138,7 +138,8 @@ def resolve(
             typer.confirm(f"{verb} {what} by hand?", abort=True, err=True)
         branches = manager.resolve(id, commit=commit, reason=reason, who=who or "", resource=resource_name)
     out.document({"before": report, "resolved": branches, "warning": warning}, lambda: views.resolved(branches))
-    if not branches or any(branch.answer == "UNREACHABLE" for branch in branches):
+    done = ("COMMITTED", "HEURISTIC_COMMIT") if commit else ("ABORTED", "HEURISTIC_ROLLBACK")
+    if not branches or any(branch.answer not in done for branch in branches):
         raise typer.Exit(1)
 
 

@@ -160,13 +160,14 @@ class IdempotencyMiddleware:
             return
         await Exchange(
             begun,
-            lambda reply: send_reply(send, reply),
             body,
+            receive,
+            lambda reply: send_reply(send, reply),
             commit_when=self._commit_when,
             never_kept=self._never_kept,
             reply_size_max=self._reply_size_max,
-            what=f"{method} {path}",
-        ).run(self._app, scope, receive)
+            what=f"{method} {path!r}",
+        ).run(self._app, scope)
 
     async def _begin(self, id_: str, fingerprint: bytes) -> Held | Reply:
         """The transaction of this key, entered; or the reply that there is instead. Waits for one that is running."""

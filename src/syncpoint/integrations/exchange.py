@@ -66,15 +66,16 @@ class Held:
 class Exchange:
     """The application's `receive` and `send` while it is in the transaction.
 
-    Parameters: `held` has been entered; `answer` sends a whole reply to the client; `body` is the request's; `what`
-    names the request in the log; the others are the middleware's.
+    Parameters: `held` has been entered; `body` is the request's; `receive` is the server's; `answer` sends a whole
+    reply to the client; `what` names the request in the log; the others are the middleware's.
     """
 
     def __init__(
         self,
         held: Held,
-        answer: Callable[[Reply], Awaitable[None]],
         body: bytes,
+        receive: Callable[[], Awaitable[MutableMapping[str, Any]]],
+        answer: Callable[[Reply], Awaitable[None]],
         *,
         commit_when: Callable[[int], bool],
         never_kept: Collection[bytes],
@@ -82,8 +83,9 @@ class Exchange:
         what: str,
     ) -> None:
         self._held = held
-        self._send_to_client = answer
         self._body: bytes | None = body
+        self._receive_from_client = receive
+        self._send_to_client = answer
         self._commit_when = commit_when
         self._never_kept = never_kept
         self._reply_size_max = reply_size_max
@@ -95,15 +97,14 @@ class Exchange:
         self._is_too_large = False
         self._is_answered = False
         """The client was sent something, or the attempt was made."""
-        self._trouble: Exception | None = None
-        """Why the client got a problem instead of the application's reply: logged already."""
+        self._is_told = False
+        """What the application raises is no news: the client was told of it, and the log."""
         self._gone = asyncio.Event()
         """Set when the application may learn that its client has gone."""
         self._limit = asyncio.timeout(held.transaction.work.timeout_s)
 
-    async def run(self, app: Callable[..., Awaitable[None]], scope: MutableMapping[str, Any], receive: Any) -> None:
+    async def run(self, app: Callable[..., Awaitable[None]], scope: MutableMapping[str, Any]) -> None:
         """Run the application to its end. Raises what it raised, unless the client has been told something else."""
-        self._receive_from_client = receive
         inner = {**scope, SCOPE_KEY: self._held.transaction, "extensions": _extensions(scope)}
         error: BaseException | None = None
         try:
@@ -114,32 +115,31 @@ class Exchange:
         try:
             if not self._is_answered:
                 await self._conclude(error)
-            elif error is not None and self._trouble is None:
+            if error is not None and not self._is_told:
                 raise error
         finally:
-            del error
+            del error  # it refers to this frame: no cycle that keeps connections alive
 
     async def _conclude(self, error: BaseException | None) -> None:
-        """The application has ended and its client waits."""
+        """The application has ended and its client waits. Answers nothing when the error is the application's own."""
         tx = self._held.transaction
         await self._held.abort(error or RolledBack("it ended before its reply was complete"))
-        if self._limit.expired():
-            if tx.is_committed:  # cancelled while it was being committed
-                await self._answer(self._reply())
-            else:
-                await self._refuse(problems.TIMED_OUT, error)
-        elif self._is_too_large:
-            await self._refuse(problems.REPLY_TOO_LARGE, error)
-        elif error is None:
-            await self._refuse(problems.INCOMPLETE, error)
-        else:
-            problem = self._problem_of(error)
-            if problem is None:
-                raise error
+        if self._limit.expired() and tx.is_committed:  # cancelled while it was being committed
+            self._is_told = True
+            await self._answer(self._reply())
+            return
+        problem = self._problem_of(error)
+        if problem is not None:
             await self._refuse(problem, error)
 
-    def _problem_of(self, error: BaseException) -> Problem | None:
-        """None for an error that is the application's own, and a cancellation."""
+    def _problem_of(self, error: BaseException | None) -> Problem | None:
+        """Why there is no reply; None for an error that is the application's own, and a cancellation."""
+        if self._limit.expired():
+            return problems.TIMED_OUT
+        if self._is_too_large:
+            return problems.REPLY_TOO_LARGE
+        if error is None:
+            return problems.INCOMPLETE
         if not isinstance(error, Exception):
             return None
         problem = problems.problem_in_the_work(error)
@@ -216,10 +216,13 @@ class Exchange:
         await self._send_to_client(reply)
 
     async def _refuse(self, problem: Problem, error: BaseException | None) -> None:
-        self._trouble = error if isinstance(error, Exception) else RolledBack(problem.title)
-        level = logging.WARNING if problem.may_resend else logging.ERROR
+        self._is_told = True
         transaction = self._held.transaction.id
-        log.log(level, "%s, transaction %s: %s", self._what, transaction, problem.title, exc_info=error)
+        text = f"{self._what}, transaction {transaction}: {problem.title}: {error or 'no error'}"
+        if problem.may_resend:
+            log.warning(text)
+        else:
+            log.error(text, exc_info=error)
         await self._answer(problem.to_reply(transaction))
 
 

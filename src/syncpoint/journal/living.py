@@ -163,7 +163,9 @@ class Living:
         own = self.incarnation
         said = yield from self._others.ask([self._sql.forsaken(own, self._dead_after_s)], "look for the dead")
         found = [(Incarnation(int(row[0] or 0)), Incarnation(int(row[1] or 0))) for row in said.rows[0]]
-        if not found or not self._may_judge():
+        if not self._may_judge():
+            found = [(one, keeper) for one, keeper in found if keeper != one]  # who has left: there is nothing to guess
+        if not found:
             return
         # Each begins somewhere else, so that several share the work.
         start = self._random.bytes(1)[0] % len(found)

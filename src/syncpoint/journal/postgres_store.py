@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import ClassVar
 
+from syncpoint.errors import ConnectionLost, ResourceUnavailable
 from syncpoint.journal.store import LOCK_WAIT_MS, Said, Store, Trouble
 from syncpoint.resources.base import Session
 from syncpoint.resources.postgres import PostgresResource
@@ -17,6 +18,8 @@ from syncpoint.resources.postgres_errors import DENIED, LOCK_WAITS, MISSING
 from syncpoint.steps import Script
 
 STATEMENT_S_MAX = 30
+ANSWER_S_MAX = STATEMENT_S_MAX + 10
+"""A statement, and before it the queue for one of a pooler's server connections."""
 _TURN = f"SELECT pg_catalog.pg_advisory_xact_lock({0x53505431})"
 
 _TROUBLES = {
@@ -117,7 +120,10 @@ class PostgresStore(Store):
             f"SET LOCAL statement_timeout = '{STATEMENT_S_MAX}s'",
             f"SET LOCAL synchronous_commit = {'on' if durable else 'off'}",
         )
-        reply: Reply = yield self._driver.query(session, "; ".join((*before, *statements)), what)
+        try:
+            reply: Reply = yield self._driver.ask(session, "; ".join((*before, *statements)), what, ANSWER_S_MAX)
+        except ResourceUnavailable as error:  # a pooler kept it waiting, but may have let it through in the end
+            raise ConnectionLost(error.message) from error
         first = len(before)
         rows = tuple(tuple(reply.rows(first + number)) for number in range(len(statements)))
         if reply.error is None:

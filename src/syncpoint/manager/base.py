@@ -14,7 +14,8 @@ from syncpoint.manager.branch import driver_errors
 from syncpoint.manager.core import Core
 from syncpoint.manager.results import digest_of, encode_result, fingerprint_of
 from syncpoint.manager.transaction import Work
-from syncpoint.protocol.coordinator import Result, State
+from syncpoint.protocol.coordinator import State
+from syncpoint.protocol.judgement import Result
 from syncpoint.steps import Script, Sleep
 
 Wait = Literal["applied", "decided"]

@@ -7,6 +7,7 @@ the database's sake once voting has begun. Not for: rules of commit (protocol/),
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Any
 
 from syncpoint.errors import ConnectionLost, ResourceUnavailable
 from syncpoint.ids import Identifier
@@ -14,6 +15,7 @@ from syncpoint.manager.handle import ResourceHandle
 from syncpoint.protocol.participant import Input, Participant, State
 from syncpoint.protocol.words import Answer, Choice
 from syncpoint.resources.base import BranchStart, Session, Vote
+from syncpoint.resources.pool import Sessions
 from syncpoint.steps import Script
 
 FIND_OUT_S_MAX = 2.0
@@ -33,14 +35,17 @@ def driver_errors(error: BaseException | None) -> Iterator[BaseException]:
 class Branch:
     """A branch. Opened once; ended once."""
 
-    __slots__ = ("_has_turn", "handle", "identifier", "participant", "read_only", "session", "state")
+    __slots__ = ("_has_turn", "handle", "identifier", "participant", "read_only", "session", "sessions", "state")
 
-    def __init__(self, handle: ResourceHandle, identifier: Identifier, *, read_only: bool) -> None:
+    def __init__(
+        self, handle: ResourceHandle, identifier: Identifier, *, read_only: bool, sessions: Sessions | None = None
+    ) -> None:
         self.handle = handle
         self.identifier = identifier
         self.read_only = read_only
         self.participant = Participant()
         self.session: Session | None = None
+        self.sessions: Sessions = handle.pool if sessions is None else sessions
         self.state = b""
         self._has_turn = False
 
@@ -64,22 +69,22 @@ class Branch:
 
     def _begin(self, start: BranchStart, deadline: float) -> Script[Session]:
         """An idle connection may have died: nothing of ours was on it, so take the next, and last a fresh one."""
-        pool = self.handle.pool
+        sessions = self.sessions
         while True:
             asked_at = self.handle.clock.monotonic()
-            session = yield from pool.acquire(deadline)
+            session = yield from sessions.acquire(deadline)
             try:
                 yield from self.handle.resource.begin(session, start)
             except ConnectionLost as error:
                 fresh = session.opened_at >= asked_at
-                yield from pool.discard(session)
+                yield from sessions.discard(session)
                 if fresh:
                     raise ResourceUnavailable(
                         f"The connection to resource {self.handle.name!r} was lost while a branch began there.",
                         advice="Nothing was done; try again.",
                     ) from error
             except BaseException:
-                yield from pool.discard(session)
+                yield from sessions.discard(session)
                 raise
             else:
                 return session
@@ -175,6 +180,26 @@ class Branch:
         yield from self._ended(answer)
         return answer
 
+    def decide(self, statement: Any) -> Script[Answer | Vote]:
+        """Commit it with the Commit record inside (`statement`): the decision. COMMITTED; a vote NO when nothing of
+        either stays; RETRY when the reply was lost: its session is given up then, and the journal settles it (O46)."""
+        assert self.session is not None
+        if self.session.broken:
+            return (yield from self.prepare())
+        self.participant.take(Input.COMMIT_ONE_PHASE)
+        try:
+            said = yield from self.handle.resource.decide(self.session, statement)
+        except Exception as error:
+            self.session.broken = True
+            self.handle.trouble = f"{type(error).__name__}: {error}"
+            yield from self._discard_session()
+            return Answer.RETRY
+        if isinstance(said, Vote):
+            yield from self._voted(said)
+        else:
+            yield from self._ended(said)
+        return said
+
     def release(self) -> Script[Answer]:
         """It wrote nothing: end it, whichever way."""
         self.participant.take(Input.ABORT)
@@ -210,7 +235,15 @@ class Branch:
             error.add_note(f"At resource {self.handle.name!r}: {who}")
 
     def _find_out(self, *, commit: bool) -> Script[Answer]:
-        return (yield from self.handle.finish(self.identifier, commit=commit, state=self.state, deadline=self._soon()))
+        return (
+            yield from self.handle.finish(
+                self.identifier,
+                commit=commit,
+                state=self.state,
+                deadline=self._soon(),
+                keeper=self.identifier.attempt.incarnation,
+            )
+        )
 
     def _soon(self) -> float:
         return self.handle.clock.monotonic() + FIND_OUT_S_MAX
@@ -232,13 +265,13 @@ class Branch:
         if self.session is not None:
             session, self.session = self.session, None
             session.identifier = None
-            yield from self.handle.pool.release(session)
+            yield from self.sessions.release(session)
         self._give_turn_back()
 
     def _discard_session(self) -> Script[None]:
         if self.session is not None:
             session, self.session = self.session, None
-            yield from self.handle.pool.discard(session)
+            yield from self.sessions.discard(session)
         self._give_turn_back()
 
     def _give_turn_back(self) -> None:

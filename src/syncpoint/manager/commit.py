@@ -1,6 +1,6 @@
 """The end of a transaction: carry out what the coordinator says, in the order it says it.
 
-    learn who wrote -> coordinator.commit -> [force -> send]* -> what to tell the caller
+    learn who wrote -> coordinator.commit -> [force, or decide in a branch -> send]* -> what to tell the caller
 
 Force before send, always (habit 2 of the protocol's effects). Once the decision is made there is only forward:
 the facades shield this script from cancellation. Not for: rules (protocol/coordinator.py).
@@ -15,17 +15,21 @@ from syncpoint.errors import (
     HeuristicHazard,
     HeuristicMixed,
     JournalFailed,
+    JournalUnavailable,
     JournalUncertain,
     OutcomePending,
     TransactionAborted,
 )
 from syncpoint.ids import BranchNumber
 from syncpoint.journal.base import Verdict
+from syncpoint.manager import deciding
 from syncpoint.manager.branch import Branch
 from syncpoint.manager.transaction import Work
-from syncpoint.protocol.coordinator import Decided, Effects, Result, Send, Standing, State, What
+from syncpoint.protocol.coordinator import Decided, Effects, Send, Standing, State, What
+from syncpoint.protocol.judgement import Result
+from syncpoint.protocol.recovery import Settled
 from syncpoint.protocol.words import HEURISTICS, Answer
-from syncpoint.records import Abort, End, Heuristic, Record, key_fields
+from syncpoint.records import Abort, Commit, End, Heuristic, Record, key_fields
 from syncpoint.resources.base import Choice, Vote
 from syncpoint.steps import Done, Gather, Script
 
@@ -48,7 +52,7 @@ def commit(work: Work) -> Script[None]:
     if work.cancelled:
         work.coordinator.withdraw(work.cancelled)
     writers = yield from _writers(work)
-    effects = work.coordinator.commit(writers, _decided(work))
+    effects = work.coordinator.commit(writers, _decided(work), decider=_decider(work, writers))
     left = yield from _carry_out(work, effects, until_decided=not work.wait_applied)
     if left.then:  # wait="decided": phase two follows in the background
         work.core.told(work)
@@ -106,14 +110,21 @@ def interrupted(work: Work) -> Script[None]:
     """After KeyboardInterrupt in the middle of the end: settle it by proof, then as ever (sync facade only).
 
     Nobody knows how far the interrupted script came, so every session is given up, and a decision that may be
-    on its way to the disk is settled by writing Abort under the same key: first writer wins.
+    on its way to the journal is settled by writing Abort under the same key: first writer wins.
     """
+    coordinator = work.coordinator
+    if work.ended:
+        return
     for branch in work.branches.values():
         if branch.session is not None:
             branch.session.broken = True
-    coordinator = work.coordinator
+        if branch.identifier.branch == coordinator.decider:
+            yield from branch.give_up()  # or the Abort would wait for the record that its connection holds
     if coordinator.state is State.DECIDING:
-        yield from _carry_out(work, coordinator.force_lost())
+        try:
+            yield from _carry_out(work, coordinator.force_lost())
+        except OutcomePending:
+            return  # recovery goes on with it, or the journal has failed
     for branch in work.branches.values():
         branch.handle.unfinished = True
         yield from branch.give_up()
@@ -133,7 +144,9 @@ def _carry_out(work: Work, effects: Effects, *, until_decided: bool = False) -> 
     """Do what the effects say, and what follows from it. Returns what is left to send with `until_decided`."""
     while True:
         work.core.journal.note(effects.lazily)
-        if effects.force:
+        if effects.through is not None:
+            effects = yield from work.core.watch.timed(work, _decide(work, effects.force, effects.through))
+        elif effects.force:
             effects = yield from work.core.watch.timed(work, _force(work, effects.force))
         elif effects.then:
             if until_decided and work.coordinator.state is State.COMMITTING:
@@ -147,28 +160,81 @@ def _force(work: Work, records: tuple[Record, ...]) -> Script[Effects]:
     """Make the record durable: the decision. A lost reply is settled by proof, never assumed (R5)."""
     coordinator = work.coordinator
     (record,) = records
+    if isinstance(record, Abort):
+        return (yield from _settle(work, record))
     try:
         (verdict,) = yield from work.core.journal.force(records)
     except JournalUncertain:
         return coordinator.force_lost()
+    except JournalUnavailable as error:  # nothing was written
+        work.error = work.error or error
+        return coordinator.refused(f"the journal could not be reached: {error.message}")
     except JournalFailed as error:
-        work.core.stop(error)
-        raise OutcomePending(
-            f"The journal failed while transaction {work.name!r} was being decided: {error.message}",
-            transaction=work.name,
-            advice="Do not retry it. Restart the process: recovery settles it; then ask manager.outcome(id).",
-        ) from error
-    if isinstance(record, Abort):  # it settles a Commit whose reply was lost
-        won = verdict is Verdict.ACCEPTED
-        return coordinator.refused("its record was not accepted") if won else coordinator.accepted()
+        raise _stopped(work, error) from error
     if verdict is Verdict.ACCEPTED:
         return coordinator.accepted()
     return coordinator.refused("another record of this transaction was there first")
 
 
+def _decide(work: Work, records: tuple[Record, ...], number: BranchNumber) -> Script[Effects]:
+    """Have the branch at the journal's own database commit with the record inside: the decision."""
+    coordinator = work.coordinator
+    (record,) = records
+    assert isinstance(record, Commit)
+    branch = _by_number(work)[number]
+    carrying = branch.decide(work.core.journal.decision(record))
+    said = yield from work.core.watch.told(work, What.DECIDE, branch.handle, carrying)
+    if said is Answer.COMMITTED:
+        return coordinator.accepted()
+    if isinstance(said, Vote):
+        _note_refusal(work, said)
+        return coordinator.refused(f"{branch.handle.name} could not commit it: {said.reason}")
+    return coordinator.force_lost()
+
+
+def _settle(work: Work, record: Abort) -> Script[Effects]:
+    """The reply to the Commit record was lost: write Abort under the same key (O46). Raises OutcomePending when the
+    journal did not answer in time; then recovery goes on with it."""
+    try:
+        settled = yield from deciding.settle(work, record)
+    except JournalFailed as error:
+        raise _stopped(work, error) from error
+    if settled is Settled.COMMITTED:
+        return work.coordinator.accepted()
+    if settled is Settled.ABORTED:
+        return work.coordinator.refused("the reply to its record was lost, and it was not there")
+    for branch in work.branches.values():
+        branch.handle.unfinished = True
+        yield from branch.give_up()
+    if settled is None:
+        work.core.leave_deciding(work)
+        raise OutcomePending(
+            f"Whether transaction {work.name!r} is committed is not known yet: the journal does not answer.",
+            transaction=work.name,
+            advice="Do not retry it; recovery finds out. Ask manager.outcome(id).",
+        )
+    work.core.ended(work)
+    raise OutcomePending(
+        f"This process was taken for dead while transaction {work.name!r} was being decided; another one has settled "
+        "it, and whether it is committed can no longer be told from here.",
+        transaction=work.name,
+        advice="Do not retry it before you have looked at the data. Give transactions an id: then it can be asked for.",
+    )
+
+
+def _stopped(work: Work, error: JournalFailed) -> OutcomePending:
+    """The local disk has failed: no further answers from this process (R5)."""
+    work.core.stop(error)
+    return OutcomePending(
+        f"The journal failed while transaction {work.name!r} was being decided: {error.message}",
+        transaction=work.name,
+        advice="Do not retry it. Restart the process: recovery settles it; then ask manager.outcome(id).",
+    )
+
+
 def _send(work: Work, sends: Sequence[Send]) -> Script[Effects]:
     """Tell branches, side by side, and take what came back."""
-    by_number = {branch.identifier.branch: branch for branch in work.branches.values()}
+    by_number = _by_number(work)
     scripts = [_watched(work, send, by_number[send.branch]) for send in sends]
     events: list[Event] = []
     if len(scripts) == 1:
@@ -182,6 +248,10 @@ def _send(work: Work, sends: Sequence[Send]) -> Script[Effects]:
     if work.coordinator.state is State.PREPARING:
         _last_chance(work)
     return _merge([event() for event in events])
+
+
+def _by_number(work: Work) -> dict[BranchNumber, Branch]:
+    return {branch.identifier.branch: branch for branch in work.branches.values()}
 
 
 def _last_chance(work: Work) -> None:
@@ -246,6 +316,7 @@ def _one_phase_answer(work: Work, said: Answer | Vote) -> Answer:
 def _merge(effects: Sequence[Effects]) -> Effects:
     return Effects(
         force=tuple(record for one in effects for record in one.force),
+        through=next((one.through for one in effects if one.through is not None), None),
         then=tuple(send for one in effects for send in one.then),
         lazily=tuple(record for one in effects for record in one.lazily),
     )
@@ -269,6 +340,18 @@ def _ask_all(scripts: list[Script[Any]]) -> Script[list[Any]]:
         return []
     outcomes = yield Gather(scripts, "who wrote?")
     return [outcome.value if isinstance(outcome, Done) else None for outcome in outcomes]
+
+
+def _decider(work: Work, writers: Sequence[BranchNumber]) -> BranchNumber | None:
+    """The branch at the very database that the journal lives in, if it wrote: its commit can be the decision."""
+    database = work.core.journal.database
+    for branch in work.branches.values():
+        is_there = database is not None and branch.handle.guid == database
+        if is_there and branch.handle.resource.can_decide and not branch.read_only:
+            number = branch.identifier.branch
+            if number in writers:
+                return number
+    return None
 
 
 def _decided(work: Work) -> Decided:
@@ -306,6 +389,8 @@ def _write_heuristics(work: Work) -> Script[None]:
     ]
     try:
         yield from work.core.journal.force(records)
+    except (JournalUncertain, JournalUnavailable):
+        work.core.owe(records)
     except JournalFailed as error:
         work.core.stop(error)
 

@@ -6,7 +6,7 @@ here and in commit.py, recovery.py and operators.py. Not for: threads, asyncio, 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Protocol
 
 from syncpoint.errors import (
@@ -23,7 +23,7 @@ from syncpoint.errors import (
 )
 from syncpoint.ids import Attempt, Identifier, Incarnation, Key, TransactionId
 from syncpoint.journal.base import Journal, View
-from syncpoint.manager import recovery
+from syncpoint.manager import deciding, recovery
 from syncpoint.manager.handle import ResourceHandle
 from syncpoint.manager.observer import Observer
 from syncpoint.manager.results import decode_result
@@ -31,7 +31,7 @@ from syncpoint.manager.transaction import Work
 from syncpoint.manager.watch import Watch
 from syncpoint.ports import Clock, Random, Runtime, Signal
 from syncpoint.protocol.words import Answer
-from syncpoint.records import Commit, CoordinatorKnown
+from syncpoint.records import Commit, CoordinatorKnown, Record
 from syncpoint.resources.base import Resource
 from syncpoint.steps import Failed, Gather, Script, Wait
 
@@ -91,6 +91,11 @@ class Core:
         self.quiet.set()
         self.acknowledged: dict[Key, set[Identifier]] = {}
         """Branches of decided transactions that recovery has finished; the record ends when all are in."""
+        self.deciding: dict[Key, bool] = {}
+        """Transactions that were given up because the journal did not say whether their Commit record is there, and
+        whether their ids are still claimed. Live, until recovery has settled them by writing Abort (deciding.py)."""
+        self.owed: list[Record] = []
+        """Heuristic outcomes that the journal could not take yet."""
         self.unsettled: dict[Identifier, str] = {}
         """One-phase commits whose reply was lost, and their resource."""
         self.settled: dict[TransactionId, bool] = {}
@@ -98,7 +103,8 @@ class Core:
         self.failure: SyncpointError | None = None
         self.closing = False
         self._tasks: list[Task] = []
-        self._shutdown = runtime.signal()
+        self.shutdown = runtime.signal()
+        """Set when waiting is over: the manager closes, or its journal has failed."""
 
     def __repr__(self) -> str:
         stopped = f" stopped: {self.failure.message}" if self.failure else ""
@@ -147,11 +153,12 @@ class Core:
 
     def _watch(self) -> Script[None]:
         """Notice processes that died, and have their branches looked for at once."""
-        while not (yield Wait(self._shutdown, WATCH_PERIOD_S)):
+        while not (yield Wait(self.shutdown, WATCH_PERIOD_S)):
             if self.failure is not None:
                 return
             try:
                 inherited = yield from self.journal.watch()
+                yield from deciding.settle_left(self)
             except (JournalUncertain, JournalUnavailable):
                 continue  # a remote journal that is away for a while: whoever needs it is told so
             except SyncpointError as error:
@@ -169,6 +176,9 @@ class Core:
 
     def _take_over(self, inherited: frozenset[Incarnation]) -> None:
         self.watch.took_over(inherited)
+        self._wake_all()
+
+    def _wake_all(self) -> None:
         for handle in self.handles.values():
             handle.wake.set()
 
@@ -188,7 +198,7 @@ class Core:
         self.closing = True
         if self.failure is None:  # else what is left open has no end here: recovery settles it after a restart (R5)
             yield Wait(self.quiet, wait_s)
-        self._shutdown.set()
+        self.shutdown.set()
         for handle in self.handles.values():
             handle.wake.set()
         for task in self._tasks:
@@ -208,7 +218,7 @@ class Core:
         if self.failure is None:
             self.failure = error
             self.watch.stopped(error)
-        self._shutdown.set()
+        self.shutdown.set()
         for handle in self.handles.values():
             handle.wake.set()
 
@@ -217,7 +227,10 @@ class Core:
         self.closing = True
         for work in self.live.values():
             work.ended = True
+            for branch in work.branches.values():
+                branch.sessions.abandon()
         self.live.clear()
+        self.deciding.clear()
         for handle in self.handles.values():
             handle.abandon()
         self.journal.abandon()
@@ -296,7 +309,7 @@ class Core:
     def live_keys(self) -> frozenset[Key]:
         """Keys of the transactions that this process works on now."""
         with self.mutex:
-            return frozenset(self.live)
+            return frozenset((*self.live, *self.deciding))
 
     def ended(self, work: Work) -> None:
         """A transaction is over, or recovery's: take it off the list of live ones."""
@@ -318,6 +331,32 @@ class Core:
             work.claimed = False
             self.journal.release(work.key.transaction)
 
+    def leave_deciding(self, work: Work) -> None:
+        """The journal does not say whether it is committed: recovery is to find out. Its id stays claimed."""
+        with self.mutex:
+            self.deciding[work.key] = work.claimed  # before it is off the list of live ones: never a gap
+        work.claimed = False
+        self.ended(work)
+
+    def decided(self, key: Key) -> None:
+        """It is known now, or another process's to know: what its branches need is found by scans, or in records."""
+        with self.mutex:
+            claimed = self.deciding.pop(key, False)
+        if claimed:
+            self.journal.release(key.transaction)
+        self._wake_all()
+
+    def owe(self, records: Sequence[Record]) -> None:
+        """The journal did not take these: recovery writes them."""
+        with self.mutex:
+            self.owed.extend(records)
+
+    def forget_acknowledged(self, keys: Iterable[Key]) -> None:
+        """Their records have ended, or are another process's to end."""
+        with self.mutex:
+            for key in keys:
+                self.acknowledged.pop(key, None)
+
     def leave_unsettled(self, work: Work) -> None:
         """Recovery is to find out about its lost one-phase commit."""
         for branch in work.branches.values():
@@ -326,18 +365,25 @@ class Core:
                 branch.handle.wake.set()
 
     def settle(self, identifier: Identifier, answer: Answer) -> None:
-        """A lost one-phase commit is found out."""
+        """A lost one-phase commit is found out; or it never will be, and then a heuristic outcome says so."""
         self.unsettled.pop(identifier, None)
-        self.settled[identifier.transaction] = answer is Answer.COMMITTED
+        if answer in (Answer.COMMITTED, Answer.ABORTED):
+            self.settled[identifier.transaction] = answer is Answer.COMMITTED
         while len(self.settled) > SETTLED_MAX:
             del self.settled[next(iter(self.settled))]
 
     def oldest_unfinished(self, ceiling: Attempt, unfinished: Iterable[Key]) -> Attempt:
-        """The oldest attempt of this incarnation whose evidence may still be asked for.
+        """The oldest attempt of the incarnation of `ceiling` whose evidence may still be asked for.
 
         `ceiling` was drawn before `unfinished` was read: whatever began later is above it.
         """
-        own = self.journal.incarnation
-        attempts = [key.attempt for key in unfinished if key.attempt.incarnation == own]
+        attempts = [key.attempt for key in unfinished]
         attempts += [identifier.attempt for identifier in list(self.unsettled)]
-        return min([ceiling, *attempts])
+        return min([ceiling, *(one for one in attempts if one.incarnation == ceiling.incarnation)])
+
+    def at_work(self, incarnations: Collection[Incarnation]) -> set[Incarnation]:
+        """Those of `incarnations` under which something is still under way here: this process may have been taken for
+        dead, and have drawn another since."""
+        busy = {key.attempt.incarnation for key in self.live_keys()}
+        busy |= {identifier.attempt.incarnation for identifier in list(self.unsettled)}
+        return busy & set(incarnations)

@@ -5,7 +5,7 @@ Not for: a transaction's branch (branch.py) or what recovery decides (recovery.p
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TypeVar
 
 from syncpoint.errors import (
@@ -15,12 +15,12 @@ from syncpoint.errors import (
     SetupRefused,
     WrongResource,
 )
-from syncpoint.ids import Guid, Identifier
+from syncpoint.ids import Guid, Identifier, Incarnation
 from syncpoint.journal.base import Journal
 from syncpoint.ports import Clock, Random, Runtime
-from syncpoint.protocol.recovery import Missing, judge_missing
+from syncpoint.protocol.recovery import Missing, judge_missing, judge_settled, rests_on_absence
 from syncpoint.records import ResourceKnown
-from syncpoint.resources.base import Answer, Contact, Evidence, Resource, Session, Severity
+from syncpoint.resources.base import Answer, Contact, Evidence, Finding, Resource, Session, Severity
 from syncpoint.resources.pool import Pool, Turn
 from syncpoint.steps import Script
 
@@ -52,6 +52,8 @@ class ResourceHandle:
         self.wake = runtime.signal()
         """Set when a recovery pass is wanted now."""
         self.guid: Guid | None = None
+        self._introduced: Incarnation | None = None
+        """Which of this process's incarnations was left in the database."""
         self.trouble = ""
         """Why the last contact or recovery pass failed; empty when all is well."""
         self.unfinished = False
@@ -65,16 +67,19 @@ class ResourceHandle:
     # --- first contact -----------------------------------------------------------------------------------
 
     def ensure_ready(self, deadline: float) -> Script[Guid]:
-        """First contact if there was none: refuse lying set-ups, leave our incarnation, learn the GUID (O53).
+        """First contact if there was none: refuse lying set-ups, leave our incarnation, learn the GUID (O53). Again
+        with every incarnation that this process draws.
 
         Raises ResourceUnavailable, SetupRefused, WrongResource, JournalRefused. `deadline` is monotonic seconds.
         """
-        if self.guid is not None:
+        if self.guid is not None and self._introduced == self.journal.incarnation:
             return self.guid
         yield from self.contact_gate.acquire(deadline)
         try:
-            if self.guid is None:
+            incarnation = self.journal.incarnation
+            if self.guid is None or self._introduced != incarnation:
                 self.guid = yield from self._contact(deadline)
+                self._introduced = incarnation
             return self.guid
         finally:
             self.contact_gate.release()
@@ -82,8 +87,12 @@ class ResourceHandle:
     def _contact(self, deadline: float) -> Script[Guid]:
         session = yield from self.service.acquire(deadline)
         try:
-            yield from self._refuse_lies(session)
+            findings = yield from self.resource.inspect(session)
+            refused = [finding for finding in findings if finding.severity is Severity.REFUSED]
+            self._refuse([finding for finding in refused if not finding.for_prepare])
             guid = yield from self._leave_incarnation(session)
+            if guid != self.journal.database:  # there a branch carries the decision instead of being asked to prepare
+                self._refuse(refused)
         except ConnectionLost as error:
             session.broken = True
             raise ResourceUnavailable(
@@ -107,9 +116,8 @@ class ResourceHandle:
                     yield from self.journal.refuse_for_good(error.message)
                     raise
 
-    def _refuse_lies(self, session: Session) -> Script[None]:
-        findings = yield from self.resource.inspect(session)
-        refused = [finding for finding in findings if finding.severity is Severity.REFUSED]
+    def _refuse(self, refused: Sequence[Finding]) -> None:
+        """Refuse a lying set-up (DESIGN section 3)."""
         if refused:
             raise SetupRefused(
                 f"Resource {self.name!r} ({self.resource.safe_url}) is set up so that a promise could not be kept: "
@@ -143,15 +151,24 @@ class ResourceHandle:
     # --- finishing a branch from any session -----------------------------------------------------------------
 
     def finish(
-        self, identifier: Identifier, *, commit: bool, state: bytes, deadline: float, ask_evidence: bool = True
+        self,
+        identifier: Identifier,
+        *,
+        commit: bool,
+        state: bytes,
+        deadline: float,
+        keeper: Incarnation,
+        ask_evidence: bool = True,
     ) -> Script[Answer]:
         """Commit or roll back a voted branch by identifier, on whatever session. Never raises for the database's
-        sake: what could not be done now is RETRY. Without `ask_evidence` a branch not found is simply ABORTED."""
+        sake: what could not be done now, or is another process's to do, is RETRY. Without `ask_evidence` a branch not
+        found is simply ABORTED. `keeper`: which incarnation of this process has to see it finished, as it was when
+        the branch was known to be ours."""
         try:
             yield from self.ensure_ready(deadline)
             return (
                 yield from self.ask(
-                    deadline, lambda session: self._finish(session, identifier, commit, state, ask_evidence)
+                    deadline, lambda session: self._finish(session, identifier, commit, state, keeper, ask_evidence)
                 )
             )
         except Exception as error:
@@ -159,13 +176,19 @@ class ResourceHandle:
             return Answer.RETRY
 
     def _finish(
-        self, session: Session, identifier: Identifier, commit: bool, state: bytes, ask_evidence: bool
+        self,
+        session: Session,
+        identifier: Identifier,
+        commit: bool,
+        state: bytes,
+        keeper: Incarnation,
+        ask_evidence: bool,
     ) -> Script[Answer]:
         answer = yield from self.resource.finish(session, identifier, commit=commit, state=state)
         if answer is Answer.NOT_FOUND:
             if not ask_evidence:
                 return Answer.ABORTED
-            answer = yield from self._missing(session, identifier, commit=commit, state=state)
+            answer = yield from self._missing(session, identifier, commit, state, keeper)
         return answer
 
     def ask(self, deadline: float, question: Callable[[Session], Script[T]]) -> Script[T]:
@@ -186,11 +209,19 @@ class ResourceHandle:
             finally:
                 yield from self.service.release(session)
 
-    def _missing(self, session: Session, identifier: Identifier, *, commit: bool, state: bytes) -> Script[Answer]:
+    def _missing(
+        self, session: Session, identifier: Identifier, commit: bool, state: bytes, keeper: Incarnation
+    ) -> Script[Answer]:
         evidence = yield from self.resource.evidence(session, identifier)
         # Without state information nothing can be redone: a branch that an operator forces though it has no record.
         has_redo = self.resource.has_redo and bool(state)
-        verdict = judge_missing(commit=commit, evidence=evidence, has_redo=has_redo)
+        confirmed = True
+        if rests_on_absence(commit=commit, evidence=evidence):
+            confirmed = yield from self.journal.confirm(keeper)
+        verdict = judge_missing(commit=commit, evidence=evidence, has_redo=has_redo, confirmed=confirmed)
+        if verdict is Missing.TAKEN_OVER:
+            self.trouble = f"this process was taken for dead: another one finishes {identifier}"
+            return Answer.RETRY
         if verdict is Missing.REDO:
             return (yield from self.resource.redo(session, identifier, state))
         assert isinstance(verdict, Answer)
@@ -200,15 +231,13 @@ class ResourceHandle:
         """Find out about a one-phase commit whose reply was lost (O20): COMMITTED, ABORTED, HAZARD, or RETRY."""
         try:
             evidence = yield from self.ask(deadline, lambda session: self.resource.settle(session, identifier))
+            confirmed = True
+            if evidence is Evidence.ABSENT:
+                confirmed = yield from self.journal.confirm(identifier.attempt.incarnation)
         except Exception as error:
             self.trouble = f"{type(error).__name__}: {error}"
             return Answer.RETRY
-        return {
-            Evidence.COMMITTED: Answer.COMMITTED,
-            Evidence.ABSENT: Answer.ABORTED,
-            Evidence.UNDECIDED: Answer.RETRY,
-            Evidence.UNKNOWN: Answer.HEURISTIC_HAZARD,
-        }[evidence]
+        return judge_settled(evidence, confirmed=confirmed)
 
     # --- back-off --------------------------------------------------------------------------------------------
 

@@ -6,11 +6,12 @@ Not for: printing (cli/), or automatic recovery (recovery.py).
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from syncpoint.errors import ConfigurationError, SyncpointError, TransactionRunning
-from syncpoint.ids import Guid, Identifier, Key, TransactionId
-from syncpoint.journal.base import View
+from syncpoint.ids import Guid, Identifier, Incarnation, Key, TransactionId
+from syncpoint.journal.base import Story, View
 from syncpoint.manager import recovery
 from syncpoint.manager.handle import ResourceHandle
 from syncpoint.manager.reports import (
@@ -73,6 +74,8 @@ def outcome(core: Core, text: str) -> Script[Outcome]:
     if transaction in core.settled:
         state = OutcomeState.COMMITTED if core.settled[transaction] else OutcomeState.ABORTED_OR_UNKNOWN
         return Outcome(name, state)
+    if any(key.transaction == transaction for key in list(core.deciding)):
+        return Outcome(name, OutcomeState.PENDING)
     if any(identifier.transaction == transaction for identifier in core.unsettled):
         return Outcome(name, OutcomeState.PENDING)
     # A claim tells running elsewhere from unknown; it is given back at once.
@@ -199,15 +202,15 @@ def show(core: Core, text: str) -> Script[TransactionReport]:
     told = yield from outcome(core, text)
     story = yield from core.journal.story(transaction)
     branches = yield from _branches_of(core, transaction)
-    reports = yield from _branch_reports(core, branches)
+    reports = yield from _branch_reports(core, branches, _acknowledged(story))
     entries = yield from _heuristics_of(core, transaction)
     return TransactionReport(
         transaction=str(transaction),
         state=told.state,
         user_id=told.user_id,
         branches=tuple(reports),
-        timeline=tuple(
-            _event(record, f"journal, file of process {incarnation}") for incarnation, record in story.records
+        timeline=_in_order(
+            [_event(record, f"journal, file of process {incarnation}") for incarnation, record in story.records]
         ),
         heuristics=tuple(entries),
     )
@@ -233,7 +236,16 @@ def _branches_of(core: Core, transaction: TransactionId) -> Script[dict[Identifi
     return dict(sorted(found.items()))
 
 
-def _branch_reports(core: Core, branches: dict[Identifier, str]) -> Script[list[BranchReport]]:
+def _acknowledged(story: Story) -> frozenset[Identifier]:
+    """Branches whose Commit record has ended: their evidence is dropped some time after."""
+    ended = {record.key for _, record in story.records if isinstance(record, End)}
+    commits = [record for _, record in story.records if isinstance(record, Commit) and record.key in ended]
+    return frozenset(entry.read_identifier() for commit in commits for entry in commit.branches)
+
+
+def _branch_reports(
+    core: Core, branches: dict[Identifier, str], acknowledged: frozenset[Identifier]
+) -> Script[list[BranchReport]]:
     reports = []
     for identifier, name in branches.items():
         handle = core.handles.get(name)
@@ -241,7 +253,10 @@ def _branch_reports(core: Core, branches: dict[Identifier, str]) -> Script[list[
             detail = "no resource of that name is configured here"
             reports.append(BranchReport(name, str(identifier), "unreachable", "unreachable", detail))
         else:
-            reports.append((yield from _branch_report(core, handle, identifier)))
+            report = yield from _branch_report(core, handle, identifier)
+            if identifier in acknowledged and (report.state, report.evidence) == ("not-prepared", "absent"):
+                report = replace(report, detail="it has acknowledged; its evidence is kept no longer")
+            reports.append(report)
     return reports
 
 
@@ -268,6 +283,7 @@ def _event(record: AnyRecord | KeyedRecord, where: str) -> TimelineEvent:
     match record:
         case Commit():
             names = ", ".join(entry.resource for entry in record.branches) or "no branches"
+            names += f"; in the commit of {record.decided_at}" if record.decided_at else ""
             return TimelineEvent(record.at_ms, "decided: commit", where, f"attempt {record.key.attempt}; {names}")
         case Abort():
             return TimelineEvent(None, "decided: abort", where, record.why)
@@ -286,6 +302,15 @@ def _event(record: AnyRecord | KeyedRecord, where: str) -> TimelineEvent:
     return TimelineEvent(None, type(record).__name__, where)
 
 
+def _in_order(events: list[TimelineEvent]) -> tuple[TimelineEvent, ...]:
+    """By time; one without a time stays behind the one before it."""
+    placed, at_ms = [], 0
+    for event in events:
+        at_ms = at_ms if event.at_ms is None else event.at_ms
+        placed.append((at_ms, event))
+    return tuple(event for _, event in sorted(placed, key=lambda one: one[0]))
+
+
 # --- acting ---------------------------------------------------------------------------------------------------------
 
 
@@ -302,7 +327,7 @@ def resolve(
     transaction = yield from transaction_named(core, text)
     told = yield from outcome(core, text)
     branches = yield from _branches_of(core, transaction)
-    _, view, facts = yield from recovery.look_around(core)
+    ceiling, view, facts = yield from recovery.look_around(core)
     chosen = {one: name for one, name in branches.items() if resource is None or name == resource}
     if told.state is OutcomeState.RUNNING or any(fate_of(one, facts) is Fate.LIVE for one in chosen):
         raise TransactionRunning(
@@ -313,7 +338,18 @@ def resolve(
     resolved = []
     for identifier, name in chosen.items():
         resolved.append(
-            (yield from _resolve_branch(core, view, identifier, name, commit=commit, reason=reason, who=who))
+            (
+                yield from _resolve_branch(
+                    core,
+                    view,
+                    identifier,
+                    name,
+                    commit=commit,
+                    reason=reason,
+                    who=who,
+                    keeper=ceiling.incarnation,
+                )
+            )
         )
     recovery.end_what_is_done(core, view)
     yield from core.journal.force(())
@@ -321,7 +357,15 @@ def resolve(
 
 
 def _resolve_branch(
-    core: Core, view: View, identifier: Identifier, name: str, *, commit: bool, reason: str, who: str
+    core: Core,
+    view: View,
+    identifier: Identifier,
+    name: str,
+    *,
+    commit: bool,
+    reason: str,
+    who: str,
+    keeper: Incarnation,
 ) -> Script[ResolvedBranch]:
     key = identifier.key
     decided = yield from _is_decided(core, identifier)
@@ -345,6 +389,7 @@ def _resolve_branch(
             commit=commit,
             state=recovery.state_of(view, identifier),
             deadline=core.clock.monotonic() + LOOK_S_MAX,
+            keeper=keeper,
         )
     outcome_name = _heuristic_name(answer, decided=decided, commit=commit)
     if outcome_name:
@@ -430,7 +475,7 @@ def recover(core: Core, wait_s: float) -> Script[RecoveryReport]:
         unreachable = {name: result.error for name, result in results.items() if result.error}
         view = yield from core.look()
         left += tuple(_unconfigured(core, view))
-        if not (left or unreachable) or core.clock.monotonic() >= deadline:
+        if not (left or unreachable or core.deciding) or core.clock.monotonic() >= deadline:
             break
         yield Sleep(DRAIN_PAUSE_S)
     yield from core.journal.force(())

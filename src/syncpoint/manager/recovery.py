@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 from syncpoint.errors import JournalError, JournalUnavailable, JournalUncertain, SyncpointError
 from syncpoint.ids import Attempt, Guid, Identifier, Incarnation, Key
 from syncpoint.journal.base import View
+from syncpoint.manager import deciding
 from syncpoint.manager.handle import ResourceHandle
 from syncpoint.manager.reports import InDoubtBranch
 from syncpoint.protocol.recovery import Facts, Fate, evidence_can_go, fate_of
@@ -74,6 +75,7 @@ def recover_resource(core: Core, handle: ResourceHandle) -> Script[PassResult]:
         result.error = str(error)
         return result
     try:
+        yield from deciding.settle_left(core)
         yield from _pass(core, handle, result, deadline)
     except JournalError as error:
         if not isinstance(error, JournalUncertain | JournalUnavailable):  # those say nothing of a disk: try again
@@ -94,17 +96,17 @@ def _pass(core: Core, handle: ResourceHandle, result: PassResult, deadline: floa
     found = yield from scan(handle, deadline)
     ceiling, view, facts = yield from look_around(core)
     for branch in found:
-        yield from _finish_found(core, handle, branch, view, facts, result, deadline)
+        yield from _finish_found(core, handle, branch, view, facts, result, deadline, ceiling.incarnation)
     seen = {branch.identifier for branch in found}
     for key, commit in view.decisions.items():
         if key in facts.live_keys:
             continue
         for entry in commit.branches:
             if entry.guid == guid.raw and entry.read_identifier() not in seen:
-                yield from _finish_decided(core, handle, key, entry, result, deadline)
+                yield from _finish_decided(core, handle, key, entry, result, deadline, ceiling.incarnation)
     end_what_is_done(core, view)
     yield from _settle_one_phase(core, handle, deadline)
-    low_water = core.oldest_unfinished(ceiling, {*facts.live_keys, *view.decisions})
+    low_water = core.oldest_unfinished(ceiling, {*facts.live_keys, *view.decisions, *view.elsewhere})
     yield from _clean_evidence(core, handle, low_water, deadline)
     yield from core.watch.list_heuristics(core.journal)
 
@@ -120,14 +122,20 @@ def look_around(core: Core) -> Script[tuple[Attempt, View, Facts]]:
     A transaction that was live before the records were read is left alone, even if it has ended since: it may have
     been decided after they were read. One that is live now is left alone too: it finishes its own decision. And one
     that began here meanwhile is none of this pass's business: its attempt is above the one that is returned.
+
+    The incarnation of that attempt keeps what is found here: as long as the journal confirms it, nobody else has taken
+    any of it over.
     """
     ceiling = core.journal.next_attempt()
     live_before = core.live_keys()
+    acknowledged = set(core.acknowledged)
     view = yield from core.look()
+    core.forget_acknowledged(acknowledged - view.decisions.keys())
+    own = {ceiling.incarnation, core.journal.incarnation}
     older = {
         key: commit
         for key, commit in view.decisions.items()
-        if key.attempt.incarnation != ceiling.incarnation or key.attempt < ceiling
+        if key.attempt < ceiling or key.attempt.incarnation not in own
     }
     view = replace(view, decisions=older)
     resolved = yield from core.journal.resolutions()
@@ -155,6 +163,7 @@ def _finish_found(
     facts: Facts,
     result: PassResult,
     deadline: float,
+    keeper: Incarnation,
 ) -> Script[None]:
     fate = fate_of(branch.identifier, facts)
     if fate is Fate.FOREIGN:
@@ -169,20 +178,28 @@ def _finish_found(
         return
     commit = fate is Fate.COMMIT
     state = state_of(view, identifier)
-    answer = yield from handle.finish(identifier, commit=commit, state=state, deadline=deadline, ask_evidence=commit)
+    answer = yield from handle.finish(
+        identifier, commit=commit, state=state, deadline=deadline, keeper=keeper, ask_evidence=commit
+    )
     yield from _took(core, handle, identifier, answer, commit=commit, result=result)
     if answer is Answer.RETRY:
         result.left.append(describe(handle, branch, fate, core))
 
 
 def _finish_decided(
-    core: Core, handle: ResourceHandle, key: Key, entry: BranchEntry, result: PassResult, deadline: float
+    core: Core,
+    handle: ResourceHandle,
+    key: Key,
+    entry: BranchEntry,
+    result: PassResult,
+    deadline: float,
+    keeper: Incarnation,
 ) -> Script[None]:
     """A decided branch that the scan did not show: finished already, or lost; the evidence decides (O19)."""
     identifier = entry.read_identifier()
     if identifier in core.acknowledged.get(key, ()):
         return
-    answer = yield from handle.finish(identifier, commit=True, state=entry.state, deadline=deadline)
+    answer = yield from handle.finish(identifier, commit=True, state=entry.state, deadline=deadline, keeper=keeper)
     yield from _took(core, handle, identifier, answer, commit=True, result=result)
     if answer is Answer.RETRY:
         found = Found(identifier=identifier, name=str(identifier), note=handle.trouble)
@@ -196,16 +213,7 @@ def _took(
     if answer is Answer.RETRY:
         return
     if answer in HEURISTICS and not (commit and answer is Answer.HEURISTIC_COMMIT):  # O14
-        record = Heuristic(
-            **key_fields(identifier.key),
-            resource=handle.name,
-            identifier=identifier.to_bytes(),
-            outcome=answer.name,
-            decided="commit" if commit else "abort",
-            detail="found by recovery",
-            at_ms=core.clock.wall_ms(),
-        )
-        yield from core.journal.force((record,))
+        yield from _write_heuristic(core, handle, identifier, answer, commit=commit)
     core.watch.recovered(handle, identifier, answer, commit=commit)
     if commit:
         result.committed += 1
@@ -214,10 +222,26 @@ def _took(
         result.aborted += 1
 
 
+def _write_heuristic(
+    core: Core, handle: ResourceHandle, identifier: Identifier, answer: Answer, *, commit: bool
+) -> Script[None]:
+    record = Heuristic(
+        **key_fields(identifier.key),
+        resource=handle.name,
+        identifier=identifier.to_bytes(),
+        outcome=answer.name,
+        decided="commit" if commit else "abort",
+        detail="found by recovery",
+        at_ms=core.clock.wall_ms(),
+    )
+    yield from core.journal.force((record,))
+
+
 def end_what_is_done(core: Core, view: View) -> None:
     """A record ends when every branch it lists has acknowledged (O28)."""
+    live = core.live_keys()
     for key, identifiers in listed(view.decisions).items():
-        if key not in core.live and identifiers <= core.acknowledged.get(key, set()):
+        if key not in live and identifiers <= core.acknowledged.get(key, set()):
             core.journal.note((End(**key_fields(key)),))
             core.acknowledged.pop(key, None)
 
@@ -271,6 +295,8 @@ def _settle_one_phase(core: Core, handle: ResourceHandle, deadline: float) -> Sc
     """Find out about one-phase commits whose reply was lost (O20)."""
     for identifier in [one for one, name in list(core.unsettled.items()) if name == handle.name]:
         answer = yield from handle.settle(identifier, deadline)
+        if answer in HEURISTICS:
+            yield from _write_heuristic(core, handle, identifier, answer, commit=True)
         if answer is not Answer.RETRY:
             core.settle(identifier, answer)
 
@@ -279,10 +305,13 @@ def _clean_evidence(core: Core, handle: ResourceHandle, low_water: Attempt, dead
     """Delete evidence that nobody can ask for any more, in small batches.
 
     What has ended must have ended *durably*: a lost End would bring the record back, and its evidence gone would
-    read as a heuristic rollback. So whatever was written lazily is forced first.
+    read as a heuristic rollback. So whatever was written lazily is forced first; and if this process was taken for
+    dead meanwhile, its records are another's, and nothing is deleted.
     """
-    own = core.journal.incarnation
+    own = low_water.incarnation
     yield from core.journal.force(())
+    if not (yield from core.journal.confirm(own)):
+        return
     session = yield from handle.service.acquire(deadline)
     try:
         for after in (Attempt(Incarnation(0), 0), Attempt(own, 0)):
@@ -291,7 +320,7 @@ def _clean_evidence(core: Core, handle: ResourceHandle, low_water: Attempt, dead
                     session, core.journal.coordinator, after, EVIDENCE_BATCH
                 )
                 ended = yield from core.journal.ended_incarnations({attempt.incarnation for attempt in attempts})
-                ended -= {identifier.attempt.incarnation for identifier in core.unsettled}
+                ended -= core.at_work(ended)
                 droppable = [
                     attempt
                     for attempt in attempts

@@ -16,6 +16,7 @@ from typing import Any, ParamSpec, Self, TypeVar
 
 from syncpoint.errors import (
     AlreadyCommitted,
+    ConfigurationError,
     ManagerClosed,
     TransactionError,
     TransactionTimeout,
@@ -45,6 +46,7 @@ from syncpoint.manager.reports import (
 )
 from syncpoint.manager.results import digest_of
 from syncpoint.ports import Clock, Disk, Random
+from syncpoint.resources.pool import Sessions
 from syncpoint.runners.threads import ThreadRunner
 from syncpoint.steps import Script
 
@@ -70,6 +72,18 @@ class Transaction(BaseTransaction):
         driver's error. Ending the branch on it is refused by name: the block's end commits.
         """
         branch = self.manager._run(self.work.branch(resource, read_only=read_only))
+        assert branch.session is not None
+        return branch.handle.resource.connection(branch.session)
+
+    def connect_on(self, resource: str, sessions: Sessions) -> Any:
+        """As `connect`, but the branch is begun on a session that `sessions` gives instead of the manager's pool: for
+        frameworks that keep connections of their own. Raises ConfigurationError when it has begun already."""
+        if resource in self.work.branches:
+            raise ConfigurationError(
+                f"The branch of transaction {self.work.name!r} at {resource!r} has begun already.",
+                advice="Lend the connection before anything is done there.",
+            )
+        branch = self.manager._run(self.work.branch(resource, sessions=sessions))
         assert branch.session is not None
         return branch.handle.resource.connection(branch.session)
 
@@ -199,6 +213,11 @@ class TransactionManager:
     def incarnation(self) -> int:
         """Which start of a process this is: the number its branches carry. Only after `open`."""
         return self._core.journal.incarnation
+
+    @property
+    def resources(self) -> tuple[str, ...]:
+        """The names of the configured resources, sorted."""
+        return tuple(sorted(self._core.handles))
 
     # --- life ------------------------------------------------------------------------------------------------
 

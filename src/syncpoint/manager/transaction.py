@@ -12,6 +12,7 @@ from syncpoint.errors import ResourceUnavailable, TransactionEnded, TransactionT
 from syncpoint.ids import Key
 from syncpoint.manager.branch import Branch
 from syncpoint.protocol.coordinator import Coordinator, State
+from syncpoint.resources.pool import Sessions
 from syncpoint.steps import Script, Wait
 
 if TYPE_CHECKING:
@@ -101,8 +102,9 @@ class Work:
                 advice="Begin a new one.",
             )
 
-    def branch(self, resource: str, *, read_only: bool = False) -> Script[Branch]:
+    def branch(self, resource: str, *, read_only: bool = False, sessions: Sessions | None = None) -> Script[Branch]:
         """The branch at a resource, begun if it was not. Safe to ask for from several threads or tasks at once.
+        Its session comes from `sessions`, or from the resource's pool.
 
         Raises UnknownResource, ResourceUnavailable, SetupRefused, TransactionTimeout, or the driver's error.
         """
@@ -124,7 +126,8 @@ class Work:
             yield from handle.ensure_ready(self.deadline)
             self.check_active()
             assert handle.guid is not None
-            branch = Branch(handle, self.coordinator.enlist(resource, handle.guid), read_only=read_only)
+            identifier = self.coordinator.enlist(resource, handle.guid)
+            branch = Branch(handle, identifier, read_only=read_only, sessions=sessions)
             self.branches[resource] = branch
             try:
                 yield from branch.open(self._remaining_ms(), self.deadline)

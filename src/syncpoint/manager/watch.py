@@ -74,6 +74,7 @@ STEPS = {
     What.ABORT: Phase.ABORT,
     What.COMMIT_ONE_PHASE: Phase.ONE_PHASE,
     What.RELEASE: Phase.RELEASE,
+    What.DECIDE: Phase.DECIDE,
 }
 _RESULTS = {
     Result.COMMITTED: EndedAs.COMMITTED,

@@ -2,101 +2,54 @@
 
     ACTIVE --commit--> PREPARING --last yes--> DECIDING --forced--> COMMITTING --last answer--> COMMITTED
        |                   |                      | refused             (only forward from here)
-       |                   +--a no, or lost--+    |
+       |                   +--a no, or lost--+    |                     a decider is committed by now
        +--abort--------------------------> ABORTING --last answer--> ABORTED
        +--commit, one writer, no record needed--> ONE_PHASE ---> COMMITTED | ABORTED | UNSETTLED
        +--commit, no writer, no record needed---> RELEASING ---> COMMITTED
 
 PREPARING, DECIDING, COMMITTING and ONE_PHASE are the uncertain states: a lost reply leaves the state as
-it is, named, until something proves the outcome. Invariants, asserted where they could break:
+it is, named, until something proves the outcome.
+
+The *decider* is a branch at the very database that the journal lives in. It is not asked for a vote: when all others
+have voted, the Commit record is written inside it, and its own commit is the decision (What.DECIDE). The record and
+the branch are one: accepted, both are committed; refused, neither is. Its reply lost, Abort is written under the same
+key, by the journal on its own (O46). Invariants, asserted where they could break:
 
     C-I1  CommitBranch is sent only after the Commit record was accepted by the journal.
     C-I2  A branch that voted no or read-only is told nothing more (O03, O04, O15).
     C-I3  After the decision to commit there is no way to ABORTING but a journal that refused the record.
-    C-I4  The Commit record lists exactly the branches that voted yes.
+    C-I4  The Commit record lists exactly the branches that voted yes; not the decider, which is committed with it.
+    C-I5  The decider is told once: DECIDE, after the last vote and only if all were yes (O45), or ABORT instead.
 
-Not for: IO, retries, timeouts (manager/), or what recovery does for somebody else's transaction (recovery.py).
+Not for: IO, retries, timeouts (manager/), the table itself (coordinator_table.py), or what recovery does for somebody
+else's transaction (recovery.py).
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass
 from enum import Enum, auto
-from itertools import product
 
 from syncpoint.ids import BranchNumber, Guid, Identifier, Key
-from syncpoint.protocol.words import HEURISTICS, Answer, Choice, Illegal
+from syncpoint.protocol.coordinator_table import NEXT, Input, State
+from syncpoint.protocol.judgement import Result, judge
+from syncpoint.protocol.words import Answer, Choice, Illegal
 from syncpoint.records import Abort, BranchEntry, Commit, End, Record, key_fields
 
-
-class State(Enum):
-    """Where the transaction is."""
-
-    ACTIVE = auto()
-    PREPARING = auto()
-    DECIDING = auto()
-    ONE_PHASE = auto()
-    RELEASING = auto()
-    COMMITTING = auto()
-    ABORTING = auto()
-    COMMITTED = auto()
-    ABORTED = auto()
-    UNSETTLED = auto()
-    """A one-phase commit whose reply was lost and which nothing could settle yet."""
-
-
-class Input(Enum):
-    """What can happen to it, after the parent has counted votes and answers."""
-
-    COMMIT = auto()
-    COMMIT_ONE = auto()
-    COMMIT_NONE = auto()
-    ABORT = auto()
-    VOTE = auto()
-    LAST_VOTE_COMMIT = auto()
-    LAST_VOTE_NOTHING = auto()
-    LAST_VOTE_ABORT = auto()
-    ACCEPTED = auto()
-    REFUSED = auto()
-    FORCE_LOST = auto()
-    ANSWER = auto()
-    LAST_ANSWER = auto()
-    ONE_COMMITTED = auto()
-    ONE_ABORTED = auto()
-    ONE_LOST = auto()
-
-
-S, I = State, Input  # noqa: E741  # the table reads like one
-
-_LEGAL: dict[tuple[State, Input], State] = {
-    (S.ACTIVE, I.COMMIT): S.PREPARING,
-    (S.ACTIVE, I.COMMIT_ONE): S.ONE_PHASE,
-    (S.ACTIVE, I.COMMIT_NONE): S.RELEASING,
-    (S.ACTIVE, I.ABORT): S.ABORTING,
-    (S.PREPARING, I.VOTE): S.PREPARING,
-    (S.PREPARING, I.LAST_VOTE_COMMIT): S.DECIDING,
-    (S.PREPARING, I.LAST_VOTE_NOTHING): S.RELEASING,
-    (S.PREPARING, I.LAST_VOTE_ABORT): S.ABORTING,
-    (S.DECIDING, I.ACCEPTED): S.COMMITTING,
-    (S.DECIDING, I.REFUSED): S.ABORTING,
-    (S.DECIDING, I.FORCE_LOST): S.DECIDING,
-    (S.COMMITTING, I.ANSWER): S.COMMITTING,
-    (S.COMMITTING, I.LAST_ANSWER): S.COMMITTED,
-    (S.RELEASING, I.ANSWER): S.RELEASING,
-    (S.RELEASING, I.LAST_ANSWER): S.COMMITTED,
-    (S.ABORTING, I.ANSWER): S.ABORTING,
-    (S.ABORTING, I.LAST_ANSWER): S.ABORTED,
-    (S.ONE_PHASE, I.ONE_COMMITTED): S.COMMITTED,
-    (S.ONE_PHASE, I.ONE_ABORTED): S.ABORTED,
-    (S.ONE_PHASE, I.ONE_LOST): S.UNSETTLED,
-    (S.UNSETTLED, I.ONE_COMMITTED): S.COMMITTED,
-    (S.UNSETTLED, I.ONE_ABORTED): S.ABORTED,
-    (S.UNSETTLED, I.ONE_LOST): S.UNSETTLED,
-}
-
-NEXT: dict[tuple[State, Input], State | None] = {pair: _LEGAL.get(pair) for pair in product(State, Input)}
-"""Total (R3): every (state, input) is a next state, or None for ILLEGAL."""
+__all__ = [
+    "NEXT",
+    "BranchView",
+    "Coordinator",
+    "Decided",
+    "Effects",
+    "Input",
+    "Result",
+    "Send",
+    "Standing",
+    "State",
+    "What",
+]
 
 
 class Standing(Enum):
@@ -109,6 +62,8 @@ class Standing(Enum):
     READ_ONLY = auto()
     UNKNOWN = auto()
     """Its prepare's reply was lost (O16)."""
+    DECIDING = auto()
+    """The decision is on its way through it."""
     TOLD = auto()
     """Told the outcome; its answer is awaited."""
     ENDED = auto()
@@ -139,6 +94,8 @@ class What(Enum):
     COMMIT_ONE_PHASE = auto()
     RELEASE = auto()
     """It wrote nothing: end it, whichever way."""
+    DECIDE = auto()
+    """Commit, with the Commit record inside: never in a Send, but as `Effects.through`."""
 
 
 _ALONE = {
@@ -161,18 +118,10 @@ class Effects:
     """What to do now, in this order: force, then send; `lazily` goes with any later force."""
 
     force: tuple[Record, ...] = ()
+    through: BranchNumber | None = None
+    """Force it by committing this branch with the record inside (DECIDE), instead of by the journal on its own."""
     then: tuple[Send, ...] = ()
     lazily: tuple[Record, ...] = ()
-
-
-class Result(Enum):
-    """What the caller is told."""
-
-    COMMITTED = auto()
-    ABORTED = auto()
-    PENDING = auto()
-    HEURISTIC_MIXED = auto()
-    HEURISTIC_HAZARD = auto()
 
 
 @dataclass(frozen=True, slots=True)
@@ -191,7 +140,7 @@ class Decided:
 class Coordinator:
     """Two-phase commit of one transaction. Every method is an input and returns effects."""
 
-    __slots__ = ("_decided", "branches", "coordinator", "key", "lone_writer", "state", "why")
+    __slots__ = ("_decided", "branches", "coordinator", "decider", "key", "lone_writer", "state", "why")
 
     def __init__(self, key: Key, coordinator: Guid) -> None:
         self.key = key
@@ -201,6 +150,7 @@ class Coordinator:
         self.why = ""
         """Why it is to abort; set once."""
         self.lone_writer: BranchNumber | None = None
+        self.decider: BranchNumber | None = None
         self._decided: Decided | None = None
 
     def __repr__(self) -> str:
@@ -229,17 +179,22 @@ class Coordinator:
 
     # --- the caller's two wishes -----------------------------------------------------------------------------
 
-    def commit(self, writers: Iterable[BranchNumber], decided: Decided) -> Effects:
-        """Commit. `writers` are the branches that wrote or might have; the others are released without a vote."""
+    def commit(
+        self, writers: Iterable[BranchNumber], decided: Decided, *, decider: BranchNumber | None = None
+    ) -> Effects:
+        """Commit. `writers` are the branches that wrote or might have; the others are released without a vote.
+        `decider`: the one of them at the journal's own database, if there is one; used only if a record is needed."""
         if self.why:
             return self.abort(self.why)  # O06: no prepare at all
         writing = frozenset(writers)
         assert writing <= self.branches.keys(), f"writers that are no branches: {sorted(writing)}"
+        assert decider is None or decider in writing, f"a decider that did not write: {decider}"
         idle = [Send(What.RELEASE, number) for number in self.branches if number not in writing]
         if decided.required or len(writing) > 1:
             self._move(Input.COMMIT)
-            self._decided = decided
-            return self._ask_votes([Send(What.PREPARE, number) for number in self.branches if number in writing], idle)
+            self._decided, self.decider = decided, decider
+            voters = [number for number in self.branches if number in writing and number != decider]
+            return self._ask_votes([Send(What.PREPARE, number) for number in voters], idle)
         if writing:
             self._move(Input.COMMIT_ONE)
             (self.lone_writer,) = writing
@@ -260,7 +215,7 @@ class Coordinator:
             self.branches[send.branch].standing = Standing.PREPARING
         self._mark(idle)
         if not prepares and not idle:
-            return self._last_vote()  # an id with no branch at all
+            return self._last_vote()  # an id with no branch at all, or with the decider alone
         return Effects(then=(*prepares, *idle))
 
     def voted(self, number: BranchNumber, choice: Choice, state: bytes = b"", why: str = "") -> Effects:
@@ -294,15 +249,22 @@ class Coordinator:
             self._move(Input.LAST_VOTE_ABORT)
             return self._tell(self._to_abort())
         yes = [branch for branch in self.branches.values() if branch.standing is Standing.YES]
-        if not yes and not self._decided.required:
+        if not yes and not self._decided.required and self.decider is None:
             self._move(Input.LAST_VOTE_NOTHING)  # O02: nothing written
             return self._tell([])
         self._move(Input.LAST_VOTE_COMMIT)
-        return Effects(force=(self._commit_record(yes, self._decided),))
+        record = self._commit_record(yes, self._decided)
+        if self.decider is not None:
+            self._mark([Send(What.DECIDE, self.decider)], Standing.DECIDING)
+        return Effects(force=(record,), through=self.decider)
 
     def _to_abort(self) -> list[Send]:
         told = (Standing.YES, Standing.UNKNOWN)  # C-I2
-        return [Send(What.ABORT, branch.number) for branch in self.branches.values() if branch.standing in told]
+        return [
+            Send(What.ABORT, branch.number)
+            for branch in self.branches.values()
+            if branch.standing in told or (branch.number == self.decider and branch.standing is Standing.WORKING)
+        ]
 
     def _commit_record(self, yes: list[BranchView], decided: Decided) -> Commit:
         return Commit(
@@ -321,24 +283,36 @@ class Coordinator:
             user_id=decided.user_id,
             fingerprint=decided.fingerprint,
             result=decided.result,
+            decided_at="" if self.decider is None else self.branches[self.decider].resource,
         )
 
     # --- the decision ----------------------------------------------------------------------------------------
 
     def accepted(self) -> Effects:
-        """The Commit record is durable: this is the decision."""
+        """The Commit record is durable: this is the decision. The decider, if there is one, is committed with it."""
         self._move(Input.ACCEPTED)
+        self._end_decider(Answer.COMMITTED)
         yes = [branch.number for branch in self.branches.values() if branch.standing is Standing.YES]
         return self._tell([Send(What.COMMIT, number) for number in yes])  # C-I1
 
     def refused(self, why: str) -> Effects:
-        """Another record was there first: first writer wins, we obey (O47)."""
+        """The record is not there, and cannot appear any more: another one was first, and first writer wins (O47), or
+        the branch that carried it was rolled back, or it was never sent."""
         self._move(Input.REFUSED)
         self.why = why
+        self._end_decider(Answer.ABORTED)
         return self._tell(self._to_abort())
 
+    def _end_decider(self, answer: Answer) -> None:
+        """The record and the branch that carries it are one: it has ended the same way."""
+        if self.decider is not None:
+            branch = self.branches[self.decider]
+            assert branch.standing is Standing.DECIDING, f"the decider is {branch.standing.name}"  # C-I5
+            branch.standing, branch.answer = Standing.ENDED, answer
+
     def force_lost(self) -> Effects:
-        """The append's outcome is unknown: settle it by writing Abort under the same key, never assume (O46)."""
+        """Whether the record is there is unknown: settle it by writing Abort under the same key, never assume (O46).
+        A decider's session is to be given up before."""
         self._move(Input.FORCE_LOST)
         return Effects(force=(Abort(**key_fields(self.key), why="the reply to the Commit record was lost"),))
 
@@ -427,40 +401,14 @@ class Coordinator:
         self._mark(sends)
         return Effects(then=tuple(sends)) if sends else self._last_answer()
 
-    def _mark(self, sends: list[Send]) -> None:
+    def _mark(self, sends: list[Send], standing: Standing = Standing.TOLD) -> None:
         for send in sends:
             branch = self.branches[send.branch]
             assert branch.told is None, f"branch {send.branch} was told {branch.told}"
-            branch.standing, branch.told = Standing.TOLD, send.what
+            branch.standing, branch.told = standing, send.what
 
     def _move(self, what: Input) -> None:
         target = NEXT[self.state, what]
         if target is None:
             raise Illegal(f"{what.name} in {self.state.name}")
         self.state = target
-
-
-def judge(answers: Mapping[BranchNumber, Answer], *, commit: bool, pending: bool, recorded: bool) -> Result | None:
-    """What the branches' answers add up to (O07..O14); None when all did as decided.
-
-    `pending`: some branch has not answered. `recorded`: the journal holds this transaction's id and result, so
-    it has committed too, and a lone branch that rolled back disagrees with it.
-    """
-    seen = set(answers.values())
-    if not seen & HEURISTICS:
-        return None
-    if Answer.HEURISTIC_MIXED in seen:
-        return Result.HEURISTIC_MIXED  # O09
-    if Answer.HEURISTIC_HAZARD in seen:
-        return Result.HEURISTIC_HAZARD  # O08, O10
-    if not commit:
-        if Answer.HEURISTIC_COMMIT not in seen:
-            return None
-        return Result.HEURISTIC_HAZARD if pending else Result.HEURISTIC_MIXED  # O11
-    if Answer.HEURISTIC_ROLLBACK not in seen:
-        return None  # O14
-    if pending:
-        return Result.HEURISTIC_HAZARD
-    if seen == {Answer.HEURISTIC_ROLLBACK} and not recorded:
-        return Result.ABORTED  # O12
-    return Result.HEURISTIC_MIXED  # O07

@@ -11,6 +11,9 @@ Facts must be gathered in this order: scan the prepared branches, then read who 
     a Commit record lists this identifier ........ COMMIT               (O27)
     otherwise .................................... ABORT                presumed (O26, O32), orphans too (O58)
 
+What is absent proves something only to the process that keeps the records: one that was taken for dead, rightly or
+not, is told by the journal (`Journal.confirm`), and draws no conclusion.
+
 Not for: scanning, finishing, retrying (manager/recovery.py).
 """
 
@@ -69,15 +72,23 @@ def fate_of(identifier: Identifier | None, facts: Facts) -> Fate:
 class Missing(Enum):
     """What to do about a branch that is decided but not found."""
 
-    ANSWER = auto()
     REDO = auto()
+    TAKEN_OVER = auto()
+    """Nothing: another process took this one for dead, and its evidence may be cleaned up already."""
 
 
-def judge_missing(*, commit: bool, evidence: Evidence, has_redo: bool) -> Answer | Missing:
+def rests_on_absence(*, commit: bool, evidence: Evidence) -> bool:
+    """Whether the judgement would rest on evidence not being there. Then it must be asked, *after* the evidence was
+    read, whether nobody has taken over until now: whoever does finishes the branch, and then cleans up."""
+    return commit and evidence in (Evidence.ABSENT, Evidence.UNKNOWN)
+
+
+def judge_missing(*, commit: bool, evidence: Evidence, has_redo: bool, confirmed: bool) -> Answer | Missing:
     """ "Not found" is a question; evidence answers it (O19, DESIGN section 3).
 
     Committed: done. No evidence: it is not committed here, so redo it if its state information can, else somebody
-    rolled it back. Cannot be told: redo is safe only where it checks the evidence itself, else HAZARD (O10).
+    rolled it back. Cannot be told: redo is safe only where it checks the evidence itself, else HAZARD (O10). Absence
+    proves that only if `confirmed`: the process that keeps the record was not taken for dead.
     """
     if evidence is Evidence.UNDECIDED:
         return Answer.RETRY
@@ -85,9 +96,41 @@ def judge_missing(*, commit: bool, evidence: Evidence, has_redo: bool) -> Answer
         return Answer.HEURISTIC_COMMIT if evidence is Evidence.COMMITTED else Answer.ABORTED  # O11
     if evidence is Evidence.COMMITTED:
         return Answer.COMMITTED
+    if not confirmed:
+        return Missing.TAKEN_OVER
     if has_redo:
         return Missing.REDO
     return Answer.HEURISTIC_ROLLBACK if evidence is Evidence.ABSENT else Answer.HEURISTIC_HAZARD
+
+
+def judge_settled(evidence: Evidence, *, confirmed: bool) -> Answer:
+    """How a one-phase commit whose reply was lost came out, after its evidence's key was written by us (O20).
+
+    ABSENT means aborted only if `confirmed`; else whoever took over may have cleaned the evidence of a commit up."""
+    if evidence is Evidence.ABSENT and confirmed:
+        return Answer.ABORTED
+    return {
+        Evidence.COMMITTED: Answer.COMMITTED,
+        Evidence.UNDECIDED: Answer.RETRY,
+        Evidence.ABSENT: Answer.HEURISTIC_HAZARD,
+        Evidence.UNKNOWN: Answer.HEURISTIC_HAZARD,
+    }[evidence]
+
+
+class Settled(Enum):
+    """What an Abort proves that was written because the reply to a Commit record was lost (O46)."""
+
+    COMMITTED = auto()
+    ABORTED = auto()
+    TAKEN_OVER = auto()
+    """Nothing: whoever took over may have finished the Commit, and removed its record."""
+
+
+def judge_abort(*, accepted: bool, confirmed: bool) -> Settled:
+    """Refused: the Commit is there. Accepted: it is not, and never was if nobody else keeps this process's records."""
+    if not accepted:
+        return Settled.COMMITTED
+    return Settled.ABORTED if confirmed else Settled.TAKEN_OVER
 
 
 def evidence_can_go(
@@ -96,7 +139,7 @@ def evidence_can_go(
     """Evidence outlives its commit record and goes only after it (DESIGN section 3).
 
     `oldest_unfinished` is the oldest attempt of this incarnation that is live or whose record has not ended;
-    `ended` holds incarnations proven dead with nothing unfinished.
+    `ended` holds other incarnations, proven dead or fenced, with nothing unfinished anywhere.
     """
     if attempt.incarnation == own:
         return attempt < oldest_unfinished

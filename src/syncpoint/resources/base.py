@@ -17,6 +17,7 @@ from dataclasses import dataclass, field
 from enum import Enum, auto
 from typing import Any, ClassVar, Literal, TypeAlias
 
+from syncpoint.errors import ConfigurationError
 from syncpoint.ids import Attempt, Guid, Identifier, Incarnation
 from syncpoint.ports import Clock, Random, Runtime
 from syncpoint.protocol.words import Answer, Choice, Decision, Evidence
@@ -150,6 +151,8 @@ class Resource(ABC):
     """Only one branch at a time can write (SQLite): the manager queues first come, first served."""
     has_redo: ClassVar[bool] = False
     """The vote's state information can redo the branch (SQLite)."""
+    can_decide: ClassVar[bool] = False
+    """A branch can carry the decision when the journal lives in its own database (`decide`)."""
     option_names: ClassVar[frozenset[str]] = frozenset()
     """Options of the URL (or configuration table) it understands, besides `pool_size_max`."""
 
@@ -192,6 +195,23 @@ class Resource(ABC):
     def is_usable(self, session: Session) -> bool:
         """Whether an idle session may be handed out again, as far as can be told without asking the server."""
         return not session.broken and session.identifier is None
+
+    # --- connections that somebody else opened and keeps (a framework's) ----------------------------------
+
+    def borrow(self, connection: Any, runtime: Runtime) -> Script[tuple[Session, Guid | None]]:
+        """A session over a connection of the driver's that is in no transaction, and the database's GUID as seen on
+        it (None: it has none). Raises ConfigurationError (this adapter cannot borrow), ConnectionLost, SetupRefused."""
+        raise ConfigurationError(
+            f"A connection to a {self.scheme} database cannot be lent to a transaction.",
+            advice=f"Use tx.connect({self.name!r}), which opens one of Syncpoint's own.",
+        )
+        yield from ()
+
+    def give_back(self, session: Session) -> Script[None]:
+        """After a branch on a borrowed session: leave the connection's settings as they were found. What cannot be
+        restored is marked `broken`. Never raises."""
+        return
+        yield from ()
 
     # --- set-up --------------------------------------------------------------------------------------
 
@@ -259,6 +279,17 @@ class Resource(ABC):
         """Commit the only branch that wrote, with its evidence in the same packet. Vote READ_ONLY or NO, or
         COMMITTED or ABORTED. A lost reply raises ConnectionLost; `settle` finds out (O20)."""
 
+    def decide(self, session: Session, statement: Any) -> Script[Vote | Answer]:
+        """Run `statement` (what `Journal.decision` returned: SQL text, of one statement or several joined by "; ")
+        inside the working branch, and commit it, all in one packet: that commit is the decision.
+
+        COMMITTED; or Vote NO, and nothing stays of the branch, nor of the statement: the branch had failed, was ended
+        behind our back, or the record was refused, which is retryable. A lost reply raises ConnectionLost: the
+        journal settles it by writing Abort (O46). No evidence is left: the record is the evidence.
+        """
+        raise NotImplementedError(f"{type(self).__name__} cannot carry a decision")
+        yield from ()
+
     @abstractmethod
     def abort(self, session: Session) -> Script[Answer]:
         """Roll back the branch on its own session, whatever its state: working, failed, or voted."""
@@ -290,11 +321,13 @@ class Resource(ABC):
     def evidence_attempts(
         self, session: Session, coordinator: Guid, after: Attempt, limit: int
     ) -> Script[list[Attempt]]:
-        """The oldest attempts, from `after` on, of which evidence rows are kept; at most `limit`."""
+        """The oldest attempts, from `after` on, of which evidence of a commit is kept; at most `limit`. Not the keys
+        that `settle` wrote: they stay for ever, or a very late commit would find its key free."""
 
     @abstractmethod
     def drop_evidence(self, session: Session, coordinator: Guid, attempts: Sequence[Attempt]) -> Script[int]:
-        """Delete evidence rows in one small batch; returns how many. Never those of a prepared branch."""
+        """Delete evidence of commits in one small batch; returns how many rows. Never those of a prepared branch, nor
+        what `settle` wrote."""
 
     # --- what errors mean ------------------------------------------------------------------------------------
 

@@ -2,6 +2,7 @@
 
     XA START … work … [INSERT evidence; XA END; XA PREPARE] … XA COMMIT        votes yes, phase two
     XA START … work … [INSERT evidence; XA END; XA COMMIT ONE PHASE]           the only branch that wrote
+    XA START … work … [record; XA END; XA COMMIT ONE PHASE]                    it carries the decision (`decide`)
     XA START … reads …  XA END; XA ROLLBACK                                    read-only: nothing to prepare
 
 What stands in brackets is one packet. The yes vote's state information names the connection that prepared, because
@@ -13,6 +14,7 @@ mariadb_setup.py, the SQL in mariadb_sql.py, the drivers in mariadb_driver.py. N
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any, ClassVar
 
 from syncpoint.errors import ConnectionLost, ResourceUnavailable
@@ -29,12 +31,12 @@ from syncpoint.resources.base import (
     Finding,
     Found,
     Mode,
-    Resource,
     Session,
     Vote,
 )
+from syncpoint.resources.mariadb_borrowed import Borrowing
 from syncpoint.resources.mariadb_driver import OPTIONS, Replies, make_driver, read_url
-from syncpoint.resources.mariadb_session import WRONG_STATE, Holder, MariadbSession, Phase, error_code
+from syncpoint.resources.mariadb_session import WRONG_STATE, Holder, MariadbSession, Phase, error_code, is_drivers
 from syncpoint.steps import Call, Script
 
 DUPLICATE_KEY = 1062
@@ -42,6 +44,8 @@ DEADLOCK = 1213
 LOCK_TIMEOUT = 1205
 CHANGED_SINCE_READ = 1020  # innodb_snapshot_isolation
 STATEMENT_TIMEOUT = 1969
+COLUMN_IS_NULL = 1048
+NOT_IN_TRANSACTION = 1242  # the guard of `sql.decide`: "subquery returns more than 1 row"
 UNKNOWN_XID = 1397
 DUPLICATE_XID = 1440
 NOT_OWNER_OF_THREAD = 1095
@@ -50,10 +54,11 @@ RETRYABLE = frozenset((DEADLOCK, LOCK_TIMEOUT, CHANGED_SINCE_READ, STATEMENT_TIM
 NO_SUCH_TABLE = frozenset((1049, 1146))
 
 
-class MariadbResource(Resource):
+class MariadbResource(Borrowing):
     """A database on a MariaDB server, 10.6 or later. `mariadb://user:password@host:port/database?option=value`."""
 
     scheme: ClassVar[str] = "mariadb"
+    can_decide: ClassVar[bool] = True
     option_names: ClassVar[frozenset[str]] = OPTIONS
 
     def __init__(
@@ -85,7 +90,7 @@ class MariadbResource(Resource):
 
     def is_usable(self, session: Session) -> bool:
         own = _own(session)
-        return super().is_usable(own) and own.phase is Phase.NONE and self.driver.is_connected(own)
+        return super().is_usable(own) and own.phase is Phase.NONE and self.driver.of(own).is_connected(own)
 
     # --- set-up --------------------------------------------------------------------------------------
 
@@ -118,7 +123,7 @@ class MariadbResource(Resource):
     def begin(self, session: Session, start: BranchStart) -> Script[None]:
         own = _own(session)
         own.ends()
-        text = sql.begin(start, self.address.database)
+        text = sql.begin(start, self.address.database, borrowed=own.driver is not None)
         replies: Replies = yield self._send(own, text, "XA START")
         if replies.code == DUPLICATE_XID:
             # The vote will be no (A4); until then nothing may be done outside a branch.
@@ -129,7 +134,7 @@ class MariadbResource(Resource):
         own.begins(start.identifier, read_only=start.read_only)
 
     def connection(self, session: Session) -> Any:
-        return _own(session).connection
+        return self.driver.connection(_own(session))
 
     def savepoint(self, session: Session, name: str) -> Script[None]:
         replies: Replies = yield self._send(session, f"SAVEPOINT {sql.quoted_name(name)}", "SAVEPOINT")
@@ -169,8 +174,7 @@ class MariadbResource(Resource):
     def _vote_early(self, own: MariadbSession) -> Script[Vote | None]:
         """The votes that need no XA PREPARE: no to a duplicate or a lost branch, read-only."""
         if own.phase is Phase.DUPLICATE:
-            own.ends()
-            return Vote(Choice.NO, reason=f"a branch with its identifier exists already at {self.name!r}")
+            return self._no_duplicate(own)
         wrote = yield from self.wrote(own)
         if own.over:
             return (yield from self._vote_no(own, Replies(())))
@@ -182,6 +186,10 @@ class MariadbResource(Resource):
             own.ends()
             return Vote(Choice.READ_ONLY)
         return self._no(own, code, Replies(()))
+
+    def _no_duplicate(self, own: MariadbSession) -> Vote:
+        own.ends()
+        return Vote(Choice.NO, reason=f"a branch with its identifier exists already at {self.name!r}")
 
     def _vote_no(self, own: MariadbSession, replies: Replies) -> Script[Vote]:
         """Something failed on the way to the vote: leave nothing behind, and say why."""
@@ -239,6 +247,23 @@ class MariadbResource(Resource):
             own.ends()
             return Answer.COMMITTED
         return (yield from self._vote_no(own, replies))
+
+    def decide(self, session: Session, statement: str) -> Script[Vote | Answer]:
+        own = _own(session)
+        if own.phase is Phase.DUPLICATE:
+            return self._no_duplicate(own)
+        if own.over:
+            return (yield from self._vote_no(own, Replies(())))
+        replies: Replies = yield self._send(own, sql.decide(_branch(own), statement), "decide and XA COMMIT ONE PHASE")
+        if replies.code == 0:
+            own.ends()
+            return Answer.COMMITTED
+        if replies.code == NOT_IN_TRANSACTION:
+            return (yield from self._vote_no(own, Replies(())))
+        own.phase = Phase.IDLE  # how far it came is not told: only XA ROLLBACK's answer proves that nothing is left
+        vote = yield from self._vote_no(own, replies)
+        refused = _refused.get(replies.code)
+        return replace(vote, reason=refused, retryable=True) if refused else vote
 
     def abort(self, session: Session) -> Script[Answer]:
         own = _own(session)
@@ -322,7 +347,7 @@ class MariadbResource(Resource):
     # --- what errors mean ------------------------------------------------------------------------------------
 
     def is_retryable(self, error: BaseException) -> bool:
-        return type(error).__module__.partition(".")[0] in ("pymysql", "asyncmy") and error_code(error) in RETRYABLE
+        return is_drivers(error) and error_code(error) in RETRYABLE
 
     def blockers(self, session: Session) -> Script[str]:
         own = _own(session)
@@ -333,6 +358,13 @@ class MariadbResource(Resource):
         except Exception:
             return ""
         return setup.describe_blockers(replies)
+
+
+_refused: Mapping[int, str] = {
+    DUPLICATE_KEY: "another record of this transaction was there first",
+    COLUMN_IS_NULL: "this process was taken for dead, and its decisions are refused",
+}
+"""Why the journal's table did not take the record that a branch carried: nothing else in that packet can say so."""
 
 
 def _own(session: Session) -> MariadbSession:

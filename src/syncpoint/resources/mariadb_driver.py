@@ -229,11 +229,20 @@ class Driver:
 
     def send(self, session: MariadbSession, sql: str, what: str) -> Call:
         """Send statements as one packet; the result is Replies. Raises ConnectionLost."""
-        return Call(partial(self._send, session, sql, what), what)
+        return Call(partial(self.of(session)._send, session, sql, what), what)
 
     def close(self, session: MariadbSession) -> Call:
         """Close the connection; never raises."""
-        return Call(partial(self._close, session), "close")
+        return Call(partial(self.of(session)._close, session), "close")
+
+    def of(self, session: MariadbSession) -> Driver:
+        """Whichever speaks on this session: a borrowed connection brings its own."""
+        driver: Driver | None = session.driver
+        return self if driver is None else driver
+
+    def connection(self, session: MariadbSession) -> Any:
+        """What the code of the branch on this session works with."""
+        return session.connection
 
     def is_connected(self, session: MariadbSession) -> bool:
         """Whether an idle connection looks alive: a server that closed it left an end of file to be read."""
@@ -254,7 +263,7 @@ class Driver:
     def abandon(self, session: MariadbSession) -> None:
         """Put /dev/null in the socket's place: whatever a destructor writes, the parent's server never reads."""
         with contextlib.suppress(Exception):
-            found = self.socket_of(session)
+            found = self.of(session).socket_of(session)
             if found is not None:
                 null = os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC)
                 try:
@@ -333,9 +342,15 @@ class SyncDriver(Driver):
 
     def __init__(self, name: str, address: Address) -> None:
         super().__init__(name, address)
-        from syncpoint.resources.mariadb_sync import SyncConnection
+        from syncpoint.resources.mariadb_sync import BranchConnection, SyncConnection
 
         self._connection_class = SyncConnection
+        self._branch_class = BranchConnection
+
+    def connection(self, session: MariadbSession) -> Any:
+        if session.handed is None:
+            session.handed = self._branch_class.over(session.connection, session.identifier)
+        return session.handed
 
     def is_connected(self, session: MariadbSession) -> bool:
         found = self.socket_of(session)

@@ -5,7 +5,8 @@ carry a line of eight letters, `T` for "in a transaction", `W` or `w` for "some 
 UPDATE, triggers, procedures, functions inside a SELECT, all of them. That costs nothing, where reading the
 session's Handler counters costs as much as a whole commit. What locked rows for writing (FOR UPDATE) counts as
 writing. When the server reports nothing (an old proxy in between), every branch counts as one that wrote.
-Not for: sending anything (mariadb_driver.py), or refusing calls of the driver (mariadb_sync.py, mariadb_async.py).
+Not for: sending anything (mariadb_driver.py), or refusing calls of the driver (mariadb_sync.py, mariadb_async.py,
+mariadb_borrowed.py).
 """
 
 from __future__ import annotations
@@ -86,11 +87,14 @@ class Holder:
 
 
 class MariadbSession(Session):
-    """A session of the MariaDB resource. `connection` is PyMySQL's or asyncmy's, in our subclass."""
+    """A session of the MariaDB resource. `connection` is PyMySQL's or asyncmy's, in our subclass, or mysqlclient's,
+    borrowed, in our wrapper."""
 
     __slots__ = (
         "connection",
+        "driver",
         "error",
+        "handed",
         "holder",
         "inside",
         "leaving",
@@ -106,8 +110,12 @@ class MariadbSession(Session):
         super().__init__()
         self.resource = resource
         self.connection = connection
+        self.driver: Any = None
+        """The driver that speaks on it, of a session whose connection is borrowed; None: the resource's own."""
         self.version = ""
         self.holder = Holder(0, 0, "")
+        self.handed: Any = None
+        """What the branch's code was given, if it is not `connection` itself."""
         self.phase = Phase.NONE
         self.inside = False
         """A statement of the adapter's own is under way; nothing is refused."""
@@ -139,6 +147,7 @@ class MariadbSession(Session):
     def ends(self) -> None:
         """Nothing of the branch is on this connection any more."""
         self.identifier = None
+        self.handed = None
         self.phase = Phase.NONE
         self.tracked = False
         self.wrote = None
@@ -158,12 +167,16 @@ class MariadbSession(Session):
                 advice="Let the transaction end; it will abort.",
             )
         if self.phase is not Phase.WORKING:
-            raise TransactionEnded(
-                f"The transaction that this connection to {self.resource!r} belonged to has ended.",
-                advice="Ask the new transaction for its connection: tx.connect(...).",
-            )
+            raise self.ended()
         if command in FORBIDDEN_COMMANDS:
             raise self.refusal(FORBIDDEN_COMMANDS[command])
+
+    def ended(self) -> TransactionEnded:
+        """What a call gets on a connection whose branch is over."""
+        return TransactionEnded(
+            f"The transaction that this connection to {self.resource!r} belonged to has ended.",
+            advice="Ask the new transaction for its connection: tx.connect(...).",
+        )
 
     def refusal(self, what: str) -> NotAllowed:
         """What a call gets that would end or change the branch behind the manager's back."""
@@ -238,8 +251,12 @@ def error_code(error: BaseException | None) -> int:
     return arguments[0] if arguments and isinstance(arguments[0], int) else 0
 
 
+def is_drivers(error: BaseException) -> bool:
+    """Whether one of the drivers raised it."""
+    return type(error).__module__.partition(".")[0] in ("pymysql", "asyncmy", "MySQLdb")
+
+
 def is_server_error(error: BaseException) -> bool:
     """Whether the server itself sent this error, in answer to a statement, and stays connected."""
-    of_driver = type(error).__module__.partition(".")[0] in ("pymysql", "asyncmy")
     code = error_code(error)
-    return of_driver and code >= 1000 and not 2000 <= code < 3000 and code not in LAST_WORDS
+    return is_drivers(error) and code >= 1000 and not 2000 <= code < 3000 and code not in LAST_WORDS

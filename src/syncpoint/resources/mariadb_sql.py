@@ -92,17 +92,26 @@ def first_contact(coordinator: Guid, incarnation: int) -> str:
 # --- a branch ------------------------------------------------------------------------------------------------
 
 
-def begin(start: BranchStart, database: str) -> str:
+def begin(start: BranchStart, database: str, *, borrowed: bool = False) -> str:
+    """On a borrowed connection the isolation level and the database in use are its owner's, and stay."""
     seconds = max(1, start.remaining_ms // 1000)  # the lock timeout comes before the statement's: it says more
     settings = (
-        f"autocommit=1,tx_isolation=DEFAULT,session_track_transaction_info='STATE',"
+        f"{'' if borrowed else _OWN}autocommit=1,"
         f"innodb_lock_wait_timeout={seconds},lock_wait_timeout={seconds},"
         f"max_statement_time={max(start.remaining_ms, 1) / 1000 + 0.5:.3f},wait_timeout={seconds + LINGER_S}"
     )
-    use = f"USE {quoted_name(database)}; " if database else ""
+    use = f"USE {quoted_name(database)}; " if database and not borrowed else ""
+    keep = KEEP if borrowed else ""
     access = "SET TRANSACTION READ ONLY; " if start.read_only else ""
     # autocommit=0 and one SELECT before it would make XA START fail (DATABASES MariaDB 4).
-    return f"SET SESSION {settings}; {use}{access}XA START {xid(start.identifier)}"
+    return f"{keep}SET SESSION {settings}; {use}{access}XA START {xid(start.identifier)}"
+
+
+_OWN = "tx_isolation=DEFAULT,session_track_transaction_info='STATE',"
+_KEPT = ("innodb_lock_wait_timeout", "lock_wait_timeout", "max_statement_time", "wait_timeout")
+KEEP = f"SET {','.join(f'@syncpoint_{name}=@@SESSION.{name}' for name in _KEPT)}; "
+"""What a borrowed connection's owner had set is kept in its session, so that the packet is all it takes."""
+GIVE_BACK = f"SET SESSION {','.join(f'{name}=@syncpoint_{name}' for name in _KEPT)}"
 
 
 def leave_evidence(identifier: Identifier, *, committed: bool) -> str:
@@ -125,6 +134,16 @@ def commit_one_phase(identifier: Identifier) -> str:
     evidence = leave_evidence(identifier, committed=True)
     name = xid(identifier)
     return f"SET SESSION max_statement_time=0; {evidence}; XA END {name}; XA COMMIT {name} ONE PHASE"
+
+
+def decide(identifier: Identifier, statement: str) -> str:
+    """The decision inside the branch. The SELECT fails (1242) outside a transaction: if the transaction's own SQL has
+    ended the branch, the statement would be committed by itself. A deadlock's victim refuses the statement (1399)."""
+    name = xid(identifier)
+    return (
+        "SET SESSION max_statement_time=0; SELECT IF(@@in_transaction, 1, (SELECT 1 UNION SELECT 2)); "
+        f"{statement}; XA END {name}; XA COMMIT {name} ONE PHASE"
+    )
 
 
 # --- finding out and finishing -------------------------------------------------------------------------------
@@ -174,16 +193,19 @@ def evidence_attempts(coordinator: Guid, after: Attempt, limit: int) -> str:
     who = hexadecimal(coordinator.raw)
     return (
         f"{CALM}; SELECT DISTINCT attempt FROM syncpoint.evidence "
-        f"WHERE coordinator = {who} AND attempt >= {after.to_int()} ORDER BY attempt LIMIT {int(limit)}"
+        f"WHERE coordinator = {who} AND attempt >= {after.to_int()} AND committed "
+        f"ORDER BY attempt LIMIT {int(limit)}"
     )
 
 
 def evidence_rows(coordinator: Guid, attempts: Sequence[Attempt]) -> str:
-    """A reading without locks: the row of a prepared branch is not seen, hence never deleted."""
+    """A reading without locks: the row of a prepared branch is not seen, hence never deleted. Nor is a key that
+    `settle` wrote: a very late commit must still fail on it."""
     numbers = ",".join(str(attempt.to_int()) for attempt in attempts)
     who = hexadecimal(coordinator.raw)
     return (
-        f"{CALM}; SELECT attempt, branch FROM syncpoint.evidence WHERE coordinator = {who} AND attempt IN ({numbers})"
+        f"{CALM}; SELECT attempt, branch FROM syncpoint.evidence "
+        f"WHERE coordinator = {who} AND attempt IN ({numbers}) AND committed"
     )
 
 

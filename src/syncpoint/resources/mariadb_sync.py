@@ -12,9 +12,10 @@ from typing import TYPE_CHECKING, Any, NoReturn
 import pymysql
 import pymysql.connections
 
+from syncpoint.ids import Identifier
 from syncpoint.resources.mariadb_session import MariadbSession
 
-__all__ = ["SyncConnection"]
+__all__ = ["BranchConnection", "SyncConnection"]
 
 _BASE: Any = pymysql.connections.Connection  # its inner methods have no types
 
@@ -102,3 +103,29 @@ class SyncConnection(_Connection):
             if self.session is not None:
                 self.session.failed(error)
             raise
+
+
+class BranchConnection(SyncConnection):
+    """The same connection for one branch only: an object of its own, kept after the branch, can touch no later one.
+
+    All of PyMySQL's state is shared with the session's connection, whose attributes these are.
+    """
+
+    __slots__ = ("_branch",)
+    _branch: Identifier | None
+
+    @classmethod
+    def over(cls, connection: SyncConnection, branch: Identifier | None) -> BranchConnection:
+        """For the branch that is on the connection's session now."""
+        own = cls.__new__(cls)
+        own.__dict__ = connection.__dict__
+        own._branch = branch
+        return own
+
+    def _execute_command(self, command: int, sql: str | bytes) -> None:
+        if self.session is not None and self.session.identifier != self._branch:
+            raise self.session.ended()
+        super()._execute_command(command, sql)
+
+    def __del__(self) -> None:
+        """PyMySQL's would close the session's connection."""

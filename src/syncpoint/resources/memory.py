@@ -54,6 +54,7 @@ class MemoryResource(Resource):
     """A resource manager in memory. URL: `memory://name`; no options."""
 
     scheme = "memory"
+    can_decide = True
 
     def __init__(
         self, name: str, url: str, options: Mapping[str, str], *, mode: Mode, clock: Clock, random: Random
@@ -179,6 +180,10 @@ class MemoryResource(Resource):
         answer: Vote | Answer = yield self._ask(
             "commit_one_phase", session, lambda: self.server.commit_one_phase(_own(session))
         )
+        return answer
+
+    def decide(self, session: Session, statement: Callable[[], bool]) -> Script[Vote | Answer]:
+        answer: Vote | Answer = yield self._ask("decide", session, lambda: self.server.decide(_own(session), statement))
         return answer
 
     def abort(self, session: Session) -> Script[Answer]:

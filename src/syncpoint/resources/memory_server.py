@@ -289,6 +289,19 @@ class MemoryServer:
         self.leave(session, commit=True)
         return Answer.COMMITTED
 
+    def decide(self, session: MemorySession, statement: Callable[[], bool]) -> Vote | Answer:
+        """`statement` writes the record and returns True, or finds another one there; the branch goes with it."""
+        work = session.work
+        if work is None:
+            return Vote(Choice.NO, reason="the branch is not there: it was ended by somebody else")
+        assert work.unit.state is State.WORKING, f"{work!r} has voted"
+        if not statement():
+            self.leave(session, commit=False)
+            return Vote(Choice.NO, reason="another record of this transaction was there first", retryable=True)
+        self._end(work, commit=True, evidence=False)
+        self._let_go(session)
+        return Answer.COMMITTED
+
     def finish(self, identifier: Identifier, *, commit: bool) -> Answer:
         work = self._prepared.get(identifier)
         if work is None:
@@ -328,9 +341,9 @@ class MemoryServer:
         session.work = None
         session.identifier = None
 
-    def _end(self, work: Work, *, commit: bool) -> None:
+    def _end(self, work: Work, *, commit: bool, evidence: bool = True) -> None:
         if commit:
-            self._apply(work)
+            self._apply(work, evidence=evidence)
         identifier = work.identifier
         if identifier is not None and self._prepared.get(identifier) is work:
             del self._prepared[identifier]
@@ -338,13 +351,13 @@ class MemoryServer:
         _move(work.unit, commit=commit)
         self._unlock_all(work)
 
-    def _apply(self, work: Work) -> None:
+    def _apply(self, work: Work, *, evidence: bool) -> None:
         for key, raw in work.writes.items():
             if raw is None:
                 self._rows.pop(key, None)
             else:
                 self._rows[key] = raw
-        if work.identifier is not None:
+        if work.identifier is not None and evidence:
             self._evidence[work.identifier] = True
 
     def _key(self, work: Work) -> Identifier:
@@ -365,15 +378,18 @@ class MemoryServer:
         return self.evidence(identifier)
 
     def evidence_attempts(self, coordinator: Guid, after: Attempt, limit: int) -> list[Attempt]:
-        ours = {identifier.attempt for identifier in self._evidence if identifier.coordinator == coordinator}
-        return sorted(attempt for attempt in ours if attempt >= after)[:limit]
+        ours = self._committed(coordinator)
+        return sorted({row.attempt for row in ours if row.attempt >= after})[:limit]
 
     def drop_evidence(self, coordinator: Guid, attempts: Iterable[Attempt]) -> int:
         wanted = set(attempts)
-        doomed = [row for row in self._evidence if row.coordinator == coordinator and row.attempt in wanted]
+        doomed = [row for row in self._committed(coordinator) if row.attempt in wanted]
         for row in doomed:
             del self._evidence[row]
         return len(doomed)
+
+    def _committed(self, coordinator: Guid) -> list[Identifier]:
+        return [row for row, done in self._evidence.items() if done and row.coordinator == coordinator]
 
     def see(self, coordinator: Guid, incarnation: Incarnation) -> Incarnation:
         """Leave an incarnation here; returns the highest seen before, 0 if none."""

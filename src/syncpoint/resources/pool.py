@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Generic, TypeVar
+from typing import Generic, Protocol, TypeVar
 
 from syncpoint.errors import ConfigurationError, ManagerClosed, ResourceUnavailable
 from syncpoint.ports import Clock, Runtime, Signal
@@ -86,6 +86,22 @@ class Line(Generic[G]):
                 self._waiters.remove(waiter)
             grant, waiter.grant = waiter.grant, None
             return grant
+
+
+class Sessions(Protocol):
+    """Where a branch's session comes from and goes to: a `Pool`, or connections that somebody else keeps and lends."""
+
+    def acquire(self, deadline_monotonic: float) -> Script[Session]:
+        """A session without a branch. Raises ResourceUnavailable."""
+
+    def release(self, session: Session) -> Script[None]:
+        """Its branch has ended in order, unless `session.broken`."""
+
+    def discard(self, session: Session) -> Script[None]:
+        """Its state is unknown: it must be closed, and never used again."""
+
+    def abandon(self) -> None:
+        """In a forked child: see that the parent's connections are never written to. No IO; never raises."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,10 +6,11 @@
                          PREPARE TRANSACTION, or the end of a branch that wrote nothing
     commit               COMMIT PREPARED                                           alone, or PostgreSQL refuses it
     commit_one_phase     guard, evidence INSERT if an xid is assigned, COMMIT      one packet
+    decide               guard, the journal's record, COMMIT                       one packet
 
 The *guard* is a SELECT that fails unless the branch's marker, set with SET LOCAL at begin, is still there: if the
 transaction's own SQL has ended the branch, nothing after the guard runs. Every command tag is checked (traps 1, 9).
-Nothing is kept in a server session between branches, so PgBouncer in transaction mode works.
+Nothing is kept in a server session between branches, so PgBouncer in transaction mode works (postgres_pooler.py).
 Not for: talking to libpq (postgres_driver.py), the user's connection (postgres_connection.py), the schema
 (postgres_setup.py).
 """
@@ -25,7 +26,7 @@ from typing import Any, ClassVar
 import psycopg
 from psycopg import pq
 
-from syncpoint.errors import ConnectionLost, SyncpointError
+from syncpoint.errors import ConnectionLost, ResourceUnavailable, SyncpointError
 from syncpoint.ids import Attempt, Guid, Identifier
 from syncpoint.ports import Clock, Random
 from syncpoint.resources import postgres_errors as errors
@@ -40,10 +41,10 @@ from syncpoint.resources.base import (
     Finding,
     Found,
     Mode,
-    Resource,
     Session,
     Vote,
 )
+from syncpoint.resources.postgres_borrowed import Borrowing
 from syncpoint.resources.postgres_connection import Watch
 from syncpoint.resources.postgres_driver import (
     ACTIVE,
@@ -51,7 +52,6 @@ from syncpoint.resources.postgres_driver import (
     INERROR,
     LIBPQ_OPTIONS,
     Address,
-    Driver,
     PostgresSession,
     Reply,
     abandon,
@@ -59,10 +59,13 @@ from syncpoint.resources.postgres_driver import (
     make_driver,
     quoted,
 )
+from syncpoint.resources.postgres_finish import finish_by_gid
 from syncpoint.steps import Local, Script
 
 IDLE_GRACE_MS = 10_000
 """How long after the transaction's own timeout the server ends a branch that nobody works on."""
+BEGIN_GRACE_S = 1.0
+"""How long beyond the transaction's timeout its beginning is waited for: behind a pooler it has to queue."""
 STATEMENT_GRACE_MS = 250
 """Statements get so much more than lock waits, so that a lock wait is reported as one."""
 
@@ -90,10 +93,11 @@ class Branch:
     """It wrote nothing, and is serializable: ended by COMMIT even when it is let go, or its reads would not count."""
 
 
-class PostgresResource(Resource):
+class PostgresResource(Borrowing):
     """PostgreSQL 15 and later through psycopg 3; URL `postgresql://user:password@host:port/database?option=…`."""
 
     scheme: ClassVar[str] = "postgresql"
+    can_decide: ClassVar[bool] = True
     option_names: ClassVar[frozenset[str]] = LIBPQ_OPTIONS
 
     def __init__(
@@ -106,11 +110,6 @@ class PostgresResource(Resource):
     @property
     def safe_url(self) -> str:
         return self._address.safe_url
-
-    @property
-    def driver(self) -> Driver:
-        """For a journal that lives in this database."""
-        return self._driver
 
     # --- connections -------------------------------------------------------------------------------------------
 
@@ -168,7 +167,7 @@ class PostgresResource(Resource):
             f"SET LOCAL lock_timeout = {lock_ms}; SET LOCAL statement_timeout = {lock_ms + STATEMENT_GRACE_MS}; "
             f"SET LOCAL idle_in_transaction_session_timeout = {lock_ms + IDLE_GRACE_MS}"
         )
-        reply: Reply = yield self._driver.query(mine, sql, "BEGIN")
+        reply: Reply = yield self._driver.ask(mine, sql, "BEGIN", lock_ms / 1000 + BEGIN_GRACE_S)
         if reply.error is not None:
             mine.broken = True
             raise reply.error
@@ -285,6 +284,9 @@ class PostgresResource(Resource):
             return Vote(Choice.NO, reason=f"the transaction had failed before: PostgreSQL answered {tag}")
         if records.marker_missing(reply):
             return Vote(Choice.NO, reason=_ended("SQL text"), error=error)
+        refused = errors.refused_record(error)
+        if refused:
+            return Vote(Choice.NO, reason=refused, retryable=True, error=error)
         return Vote(Choice.NO, reason=errors.reason(error), retryable=errors.is_retryable(error), error=error)
 
     def _drop(self, session: PostgresSession) -> Script[None]:
@@ -315,7 +317,7 @@ class PostgresResource(Resource):
     def commit(self, session: Session) -> Script[Answer]:
         mine, branch = _mine(session), _branch(session)
         assert branch.phase is Phase.PREPARED, f"commit of a branch that is {branch.phase.name}"
-        answer = yield from self._finish(mine, branch.gid, commit=True)
+        answer = yield from finish_by_gid(self._driver, mine, branch.gid, commit=True)
         if answer is Answer.COMMITTED:
             self._end(mine)
         return answer
@@ -340,6 +342,20 @@ class PostgresResource(Resource):
         yield from self._drop(mine)
         return vote
 
+    def decide(self, session: Session, statement: str) -> Script[Vote | Answer]:
+        mine, branch = _mine(session), self._last_words(session)
+        vote = self._refusal(mine)
+        if vote is None:
+            branch.phase = Phase.COMMITTING
+            sql = f"{records.guard(branch.gid)}; {statement}; COMMIT"
+            reply: Reply = yield self._driver.query(mine, sql, "decision and COMMIT")
+            if reply.tag == b"COMMIT":  # trap 9
+                self._end(mine)
+                return Answer.COMMITTED
+            vote = self._no(reply)
+        yield from self._drop(mine)
+        return vote
+
     def abort(self, session: Session) -> Script[Answer]:
         mine = _mine(session)
         branch = mine.branch
@@ -357,8 +373,8 @@ class PostgresResource(Resource):
             yield from self._drop(mine)
             return _ALONE.get(ended_by, Answer.ABORTED)
         if branch.phase is Phase.COMMITTING:
-            return Answer.NOT_FOUND  # interrupted in its one-phase commit: `settle` finds out
-        answer = yield from self._finish(mine, branch.gid, commit=False)
+            return Answer.NOT_FOUND  # interrupted in the middle: `settle` finds out, or the journal
+        answer = yield from finish_by_gid(self._driver, mine, branch.gid, commit=False)
         if answer is Answer.NOT_FOUND and branch.phase is Phase.PREPARING:
             # Its own server session is idle, so its PREPARE is not under way any more: it has failed (O16).
             answer = Answer.ABORTED
@@ -370,7 +386,7 @@ class PostgresResource(Resource):
 
     def scan(self, session: Session) -> Script[list[Found]]:
         mine = _mine(session)
-        reply: Reply = yield self._driver.query(mine, records.SCAN, "list prepared branches")
+        reply: Reply = yield self._driver.ask(mine, records.SCAN, "list prepared branches")
         reply.check()
         if reply.rows(0)[0][0] == "t":
             raise SyncpointError(
@@ -380,70 +396,28 @@ class PostgresResource(Resource):
         return [records.found(row) for row in reply.rows(1)]
 
     def finish(self, session: Session, identifier: Identifier, *, commit: bool, state: bytes) -> Script[Answer]:
-        return (yield from self._finish(_mine(session), identifier.to_gid(), commit=commit))
-
-    def _finish(self, session: PostgresSession, gid: str, *, commit: bool) -> Script[Answer]:
-        verb = "COMMIT PREPARED" if commit else "ROLLBACK PREPARED"
-        reply: Reply = yield self._driver.query(session, f"{verb} '{gid}'", verb)
-        if reply.code == errors.DENIED:
-            as_owner = yield from self._finish_as_owner(session, gid, verb, reply)
-            if as_owner is None:
-                return Answer.NOT_FOUND
-            reply = as_owner
-        if reply.error is None:
-            assert reply.tag == verb.encode(), f"{verb} answered {reply!r}"
-            return Answer.COMMITTED if commit else Answer.ABORTED
-        if reply.code == errors.UNKNOWN_GID:
-            return Answer.NOT_FOUND
-        if reply.code in errors.BUSY:
-            return Answer.RETRY
-        if reply.code == errors.OTHER_DATABASE:
-            raise SyncpointError(
-                f"The branch {gid} is prepared in another database of the server of {self.name!r}.",
-                advice=f"Point the URL of {self.name!r} at that database.",
-            ) from reply.error
-        raise reply.error
-
-    def _finish_as_owner(self, session: PostgresSession, gid: str, verb: str, denied: Reply) -> Script[Reply | None]:
-        """Trap 11: a member of the role that prepared a branch can finish it only after SET ROLE. None: it is gone."""
-        reply: Reply = yield self._driver.query(session, records.owner(gid), "ask who prepared it")
-        reply.check()
-        if not reply.rows(0):
-            return None
-        owner, user, member = reply.rows(0)[0]
-        if member != "t":
-            raise SyncpointError(
-                f"The branch {gid} in the resource {self.name!r} was prepared by the role {owner}; "
-                f"{user} may not finish it.",
-                advice=f"Run once, as somebody who may: GRANT {owner} TO {user};",
-            ) from denied.error
-        reply = yield self._driver.query(session, f"SET ROLE {owner}", "SET ROLE")
-        reply.check()
-        answer: Reply = yield self._driver.query(session, f"{verb} '{gid}'", f"{verb} as its owner")
-        reply = yield self._driver.query(session, "RESET ROLE", "RESET ROLE")
-        session.broken = session.broken or reply.error is not None
-        return answer
+        return (yield from finish_by_gid(self._driver, _mine(session), identifier.to_gid(), commit=commit))
 
     def evidence(self, session: Session, identifier: Identifier) -> Script[Evidence]:
-        reply: Reply = yield self._driver.query(_mine(session), records.look(identifier), "look for evidence")
+        reply: Reply = yield self._driver.ask(_mine(session), records.look(identifier), "look for evidence")
         return records.judge(reply)
 
     def settle(self, session: Session, identifier: Identifier) -> Script[Evidence]:
-        reply: Reply = yield self._driver.query(_mine(session), records.bar(identifier), "write barring evidence")
+        reply: Reply = yield self._driver.ask(_mine(session), records.bar(identifier), "write barring evidence")
         return records.judge(reply)
 
     def evidence_attempts(
         self, session: Session, coordinator: Guid, after: Attempt, limit: int
     ) -> Script[list[Attempt]]:
         sql = records.attempts(coordinator, after, limit)
-        reply: Reply = yield self._driver.query(_mine(session), sql, "list evidence")
+        reply: Reply = yield self._driver.ask(_mine(session), sql, "list evidence")
         reply.check()
         return [records.attempt(row) for row in reply.rows(0)]
 
     def drop_evidence(self, session: Session, coordinator: Guid, attempts: Sequence[Attempt]) -> Script[int]:
         if not attempts:
             return 0
-        reply: Reply = yield self._driver.query(_mine(session), records.drop(coordinator, attempts), "drop evidence")
+        reply: Reply = yield self._driver.ask(_mine(session), records.drop(coordinator, attempts), "drop evidence")
         reply.check()
         return int(reply.tag.rpartition(b" ")[2])
 
@@ -459,8 +433,8 @@ class PostgresResource(Resource):
         if relation is None or mine.broken or mine.lost or mine.status != IDLE:
             return ""
         try:
-            reply: Reply = yield self._driver.query(mine, records.holders(relation), "ask who holds the lock")
-        except ConnectionLost:
+            reply: Reply = yield self._driver.ask(mine, records.holders(relation), "ask who holds the lock")
+        except (ConnectionLost, ResourceUnavailable):
             return ""
         return "; ".join(row[0] or "" for row in reply.rows(0))
 

@@ -13,7 +13,7 @@ Not for: the adapter's own statements (postgres_driver.py).
 from __future__ import annotations
 
 import re
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn, Self
 
 import psycopg
 from psycopg import pq
@@ -144,7 +144,7 @@ class BranchConnection(psycopg.Connection[Any]):
     watch: Watch
 
     @classmethod
-    def over(cls, base: psycopg.Connection[Any], watch: Watch) -> BranchConnection:
+    def over(cls, base: psycopg.Connection[Any], watch: Watch) -> Self:
         """A connection object for one branch over the libpq connection of `base`, sharing its lock."""
         connection = cls(base.pgconn)
         connection.watch = watch

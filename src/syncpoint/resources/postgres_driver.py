@@ -11,8 +11,9 @@ from __future__ import annotations
 import os
 import re
 import select
+import time
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -89,6 +90,9 @@ LIBPQ_OPTIONS = frozenset(
 _NOT_LIBPQ = frozenset(("pool_size_max",))  # read by the manager's pool
 
 CANCEL_S_MAX = 2.0
+ANSWER_S_MAX = 10.0
+"""How long an answer is waited for outside a transaction, where a pooler may keep us waiting for a server connection
+without end: as long as for a connection (`connect_timeout`)."""
 
 _DEFAULTS: Mapping[str, str] = {
     # A server that stopped answering is noticed (B4): a dead peer within 20 s, an unacknowledged packet too.
@@ -192,10 +196,18 @@ def _lost(session: PostgresSession, what: str, error: BaseException | None) -> C
     return ConnectionLost(f"The connection was lost during {what}: {why}.")
 
 
-def _send(session: PostgresSession, sql: str) -> Any:
-    encoding = "utf-8" if sql.isascii() else session.base.info.encoding
-    session.pgconn.send_query(sql.encode(encoding))
-    return execute(session.pgconn)
+def _no_longer_than(seconds: float, results: Any, error: Callable[[], Exception]) -> Any:
+    """psycopg's generator, with an end: psycopg wakes it ten times a second, with nothing if nothing has come."""
+    until = time.monotonic() + seconds
+    try:
+        wants = next(results)
+        while True:
+            came = yield wants
+            if not came and time.monotonic() > until:
+                raise error()
+            wants = results.send(came)
+    except StopIteration as end:
+        return end.value
 
 
 class Driver(ABC):
@@ -213,6 +225,11 @@ class Driver(ABC):
         """Send statements as one packet; the result is a Reply. Raises ConnectionLost."""
         return Call(partial(self._query, session, sql, what), what)
 
+    def ask(self, session: PostgresSession, sql: str, what: str, seconds_max: float = ANSWER_S_MAX) -> Call:
+        """The same for a packet outside any transaction, with an end to the waiting: raises ResourceUnavailable after
+        `seconds_max`, and the session is broken. The server may still do what it was sent."""
+        return Call(partial(self._query, session, sql, what, seconds_max), what)
+
     def cancel(self, session: PostgresSession) -> Call:
         """Ask the server to stop what this connection is doing. Raises psycopg.Error."""
         return Call(partial(session.base.cancel_safe, timeout=CANCEL_S_MAX), "cancel")
@@ -225,7 +242,23 @@ class Driver(ABC):
     def _open(self) -> Any: ...
 
     @abstractmethod
-    def _query(self, session: PostgresSession, sql: str, what: str) -> Any: ...
+    def _query(self, session: PostgresSession, sql: str, what: str, seconds_max: float | None = None) -> Any: ...
+
+    def _packet(self, session: PostgresSession, sql: str, what: str, seconds_max: float | None) -> Any:
+        """Send statements; returns the generator that waits for the results."""
+        encoding = "utf-8" if sql.isascii() else session.base.info.encoding
+        session.pgconn.send_query(sql.encode(encoding))
+        results = execute(session.pgconn)
+        if seconds_max is None:
+            return results
+        return _no_longer_than(seconds_max, results, lambda: self._unanswered(what, seconds_max))
+
+    def _unanswered(self, what: str, seconds: float) -> ResourceUnavailable:
+        return ResourceUnavailable(
+            f"The resource {self.name!r} ({self.address.safe_url}) did not answer {what} within {seconds:g} s.",
+            advice="Is the server up, and if a pooler is in between: are all its server connections in use? See "
+            "docs/databases.md, Behind PgBouncer.",
+        )
 
 
 class SyncDriver(Driver):
@@ -238,12 +271,12 @@ class SyncDriver(Driver):
             raise unavailable(self.name, self.address, error) from error
         return PostgresSession(base)
 
-    def _query(self, session: PostgresSession, sql: str, what: str) -> Reply:
+    def _query(self, session: PostgresSession, sql: str, what: str, seconds_max: float | None = None) -> Reply:
         base = session.base
         assert isinstance(base, psycopg.Connection)
         try:
             with base.lock:
-                return _read(session, base.wait(_send(session, sql)), what)
+                return _read(session, base.wait(self._packet(session, sql, what, seconds_max)), what)
         except psycopg.OperationalError as error:
             raise _lost(session, what, error) from error
         except BaseException:
@@ -267,12 +300,12 @@ class AsyncDriver(Driver):
             raise unavailable(self.name, self.address, error) from error
         return PostgresSession(base)
 
-    async def _query(self, session: PostgresSession, sql: str, what: str) -> Reply:
+    async def _query(self, session: PostgresSession, sql: str, what: str, seconds_max: float | None = None) -> Reply:
         base = session.base
         assert isinstance(base, psycopg.AsyncConnection)
         try:
             async with base.lock:
-                return _read(session, await base.wait(_send(session, sql)), what)
+                return _read(session, await base.wait(self._packet(session, sql, what, seconds_max)), what)
         except psycopg.OperationalError as error:
             raise _lost(session, what, error) from error
         except BaseException:
@@ -370,6 +403,13 @@ _ADVICE = (
     ("starting up", "Try again in a moment."),
     ("shutting down", "Try again when the server is up."),
     ("resolve", "Correct the host in the URL."),
+    (
+        "unsupported startup parameter",
+        "The pooler in between takes no such option. Set it with ALTER ROLE or ALTER DATABASE, and not in the URL.",
+    ),
+    ("no such user", "Make the pooler know this user: its auth_file, or auth_query."),
+    ("no such database", "Make the pooler know this database: its section [databases]."),
+    ("server login", "Is the server behind the pooler up? The pooler tries again after its server_login_retry."),
     ("SSL", "Set sslmode in the URL to what the server offers."),
 )
 

@@ -28,10 +28,11 @@ BUSY = frozenset(("55000", "55P03", "57014", "40001", "40P01", "53100", "53200",
 """COMMIT PREPARED may succeed later: somebody else is at it, a timeout, no space or memory, a standby."""
 
 RETRYABLE = frozenset(
-    ("40001", "40P01", "55P03", "53200", "53300", "57P01", "57P02", "57P03", "08000", "08003", "08006")
+    ("40001", "40P01", "55P03", "53200", "53300", "57P01", "57P02", "57P03", "08000", "08003", "08006", "08P01")
 )
 """Serialization failure, deadlock, lock timeout, no slot or memory or connection left, server going down, connection
-lost. Not 57014: a statement that took all of the transaction's time will do so again."""
+lost; 08P01 is PgBouncer's for whatever ends a connection. Not 57014: a statement that took all of the transaction's
+time will do so again."""
 
 REASONS: Mapping[str, str] = {
     "42710": "another branch with this identifier is in doubt in this server",  # A2, A4
@@ -42,6 +43,18 @@ REASONS: Mapping[str, str] = {
     READ_ONLY: "it wrote, and was made read-only afterwards",
 }
 """What a no vote adds to the server's own words."""
+
+
+_REFUSED: Mapping[str, str] = {
+    "23505": "another record of this transaction was there first",
+    "23502": "this process was taken for dead, and its decisions are refused",
+}
+
+
+def refused_record(error: psycopg.Error) -> str:
+    """Why the journal's table did not take a record; empty when the error is about something else."""
+    of_journal = (error.diag.schema_name, error.diag.table_name) == ("syncpoint", "record")
+    return _REFUSED.get(error.sqlstate or "", "") if of_journal else ""
 
 
 def is_retryable(error: BaseException) -> bool:

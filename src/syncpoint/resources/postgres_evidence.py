@@ -122,11 +122,12 @@ def judge(reply: Reply) -> Evidence:
 
 
 def attempts(coordinator: Guid, after: Attempt, limit: int) -> str:
-    """The oldest attempts, from `after` on, that have rows."""
+    """The oldest attempts, from `after` on, that have rows of committed branches."""
     return (
         "SELECT DISTINCT incarnation, counter FROM syncpoint.evidence "
         f"WHERE coordinator = {hexadecimal(coordinator.raw)} "
-        f"AND (incarnation, counter) >= ({after.incarnation}, {after.counter}) ORDER BY 1, 2 LIMIT {limit}"
+        f"AND (incarnation, counter) >= ({after.incarnation}, {after.counter}) AND outcome = 'committed' "
+        f"ORDER BY 1, 2 LIMIT {limit}"
     )
 
 
@@ -136,11 +137,13 @@ def attempt(row: _Row) -> Attempt:
 
 
 def drop(coordinator: Guid, which: Sequence[Attempt]) -> str:
-    """Delete rows. Those of a prepared branch cannot be seen, so they are never among them."""
+    """Delete rows. Those of a prepared branch cannot be seen, so they are never among them; nor are the barring ones:
+    a very late commit must still fail on its key."""
     keys = ", ".join(f"({attempt.incarnation}, {attempt.counter})" for attempt in which)
     return (
         f"{ALONE}DELETE FROM syncpoint.evidence "
-        f"WHERE coordinator = {hexadecimal(coordinator.raw)} AND (incarnation, counter) IN ({keys})"
+        f"WHERE coordinator = {hexadecimal(coordinator.raw)} AND (incarnation, counter) IN ({keys}) "
+        "AND outcome = 'committed'"
     )
 
 
@@ -165,15 +168,6 @@ def found(row: _Row) -> Found:
     except FormatTooNew as error:
         note = f"made by a later Syncpoint (format {error.found}); {note}"
     return Found(identifier, gid, note, at_ms)
-
-
-def owner(gid: str) -> str:
-    """Who prepared a branch, who we are, and whether we may become that role."""
-    return (
-        "SELECT pg_catalog.quote_ident(owner::text), pg_catalog.quote_ident(current_user::text), "
-        "pg_catalog.pg_has_role(owner, 'MEMBER') FROM pg_catalog.pg_prepared_xacts "
-        f"WHERE gid = '{gid}' AND database = pg_catalog.current_database()"
-    )
 
 
 # --- lock waits ------------------------------------------------------------------------------------------------

@@ -13,8 +13,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from syncpoint.errors import FormatTooNew, JournalRefused, SetupRefused
+from syncpoint.errors import ConnectionLost, FormatTooNew, JournalRefused, SetupRefused
 from syncpoint.ids import Guid
+from syncpoint.resources import postgres_pooler as pooler
 from syncpoint.resources.base import Contact, Finding, Severity
 from syncpoint.resources.postgres_driver import Driver, PostgresSession, Reply, hexadecimal
 from syncpoint.resources.postgres_errors import DENIED, MISSING, READ_ONLY_SERVER
@@ -72,7 +73,7 @@ def _as_typed() -> str:
 
 def initialise(driver: Driver, session: PostgresSession) -> Script[None]:
     """Make the schema unless it is there. Any number of processes may do so at once."""
-    reply: Reply = yield driver.query(session, "SELECT format FROM syncpoint.resource", "look for the schema")
+    reply: Reply = yield driver.ask(session, "SELECT format FROM syncpoint.resource", "look for the schema")
     if reply.error is None and reply.rows(0):
         _check_format(int(reply.rows(0)[0][0] or 0))
         return
@@ -80,7 +81,7 @@ def initialise(driver: Driver, session: PostgresSession) -> Script[None]:
         raise _refused(driver, reply)
     # CREATE … IF NOT EXISTS of two sessions at once fails on the catalogue's own keys: take turns.
     sql = "; ".join((ALONE + _TURN, *STATEMENTS))
-    reply = yield driver.query(session, sql, "make the schema")
+    reply = yield driver.ask(session, sql, "make the schema")
     if reply.error is not None:
         raise _refused(driver, reply)
 
@@ -115,10 +116,10 @@ def _refused(driver: Driver, reply: Reply) -> Exception:
 
 def contact(driver: Driver, session: PostgresSession, who: Contact) -> Script[Guid]:
     """Leave the incarnation; return the GUID. Refuses a journal that is older than what was seen (O53)."""
-    reply: Reply = yield driver.query(session, _contact_sql(who), "first contact")
+    reply: Reply = yield driver.ask(session, _contact_sql(who), "first contact")
     if reply.code in MISSING or (reply.error is None and not reply.rows(-3)):
         yield from initialise(driver, session)
-        reply = yield driver.query(session, _contact_sql(who), "first contact with the new schema")
+        reply = yield driver.ask(session, _contact_sql(who), "first contact with the new schema")
     if reply.error is not None:
         raise _refused(driver, reply)
     found, guid = reply.rows(-3)[0]
@@ -132,6 +133,17 @@ def contact(driver: Driver, session: PostgresSession, who: Contact) -> Script[Gu
             "what `syncpoint in-doubt` lists.",
         )
     return Guid.parse(guid or "")
+
+
+_GUID = "SELECT pg_catalog.encode(guid, 'hex') FROM syncpoint.resource"
+
+
+def guid(driver: Driver, session: PostgresSession) -> Script[Guid | None]:
+    """The GUID alone, on any connection; None without one. Raises SetupRefused when this role may not read it."""
+    reply: Reply = yield driver.query(session, _GUID, "ask for the GUID")
+    if reply.error is not None and reply.code not in MISSING:
+        raise _refused(driver, reply)
+    return Guid.parse(reply.rows(0)[0][0] or "") if reply.rows(0) else None
 
 
 def _contact_sql(who: Contact) -> str:
@@ -170,7 +182,8 @@ def _inspect_sql() -> str:
     return (
         f"SELECT {settings}, pg_catalog.pg_is_in_recovery(), pg_catalog.current_setting('transaction_read_only'), "
         "pg_catalog.to_regnamespace('syncpoint') IS NOT NULL, "
-        "pg_catalog.has_database_privilege(pg_catalog.current_database(), 'CREATE'), current_user; "
+        "pg_catalog.has_database_privilege(pg_catalog.current_database(), 'CREATE'), current_user, "
+        f"{pooler.PID}; "
         f"SELECT t, r FROM ({rights}) AS needed (t, r) "
         "JOIN pg_catalog.pg_namespace n ON n.nspname = 'syncpoint' "
         "LEFT JOIN pg_catalog.pg_class c ON c.relnamespace = n.oid AND c.relname = t "
@@ -180,13 +193,20 @@ def _inspect_sql() -> str:
 
 
 def inspect(driver: Driver, session: PostgresSession) -> Script[list[Finding]]:
-    """One round trip; changes nothing."""
-    reply: Reply = yield driver.query(session, _inspect_sql(), "look at the set-up")
+    """Changes nothing. It is a transaction of two packets, which only a pooler in statement mode refuses."""
+    try:
+        reply: Reply = yield driver.ask(session, f"BEGIN; {_inspect_sql()}", "look at the set-up")
+    except ConnectionLost as error:
+        refusal = pooler.refusal(error)
+        if refusal is None:
+            raise
+        return [refusal]
+    yield driver.query(session, "ROLLBACK", "ROLLBACK after a look")
     if reply.error is not None:
         raise reply.error
-    values = [value or "" for value in reply.rows(0)[0]]
+    values = [value or "" for value in reply.rows(1)[0]]
     settings = dict(zip(_SETTINGS.split(), values, strict=False))
-    standby, read_only, schema, may_create, role = values[len(settings) :]
+    standby, read_only, schema, may_create, role, pid = values[len(settings) :]
     findings = [
         *_slots(int(settings["max_prepared_transactions"]), int(settings["max_connections"])),
         *_durability(settings),
@@ -194,10 +214,10 @@ def inspect(driver: Driver, session: PostgresSession) -> Script[list[Finding]]:
         _writable(standby == "t", read_only == "on"),
     ]
     if schema == "t":
-        findings.append(_rights([(row[0] or "", row[1] or "") for row in reply.rows(1)], role))
+        findings.append(_rights([(row[0] or "", row[1] or "") for row in reply.rows(2)], role))
     else:
         findings.append(_creatable(may_create == "t", role))
-    return findings
+    return findings + pooler.findings(session, pid)
 
 
 def _slots(slots: int, connections: int) -> list[Finding]:

@@ -1,6 +1,6 @@
 """What Syncpoint keeps inside a SQLite file: its GUID, the journal it belongs to, and evidence of branches.
 
-Three small tables whose names begin with `syncpoint_`; they are never part of a branch's changeset. Every function
+Four small tables whose names begin with `syncpoint_`; they are never part of a branch's changeset. Every function
 blocks, runs inside a transaction that its caller has begun, and neither commits nor rolls back.
 
 A file records the one journal (coordinator GUID) it belongs to: two journals would each know only half of the
@@ -35,6 +35,10 @@ INIT_STATEMENTS = (
         "CREATE TABLE IF NOT EXISTS syncpoint_evidence ("
         "coordinator BLOB NOT NULL, attempt INTEGER NOT NULL, transaction_id BLOB NOT NULL, branch INTEGER NOT NULL, "
         "at_ms INTEGER NOT NULL, PRIMARY KEY (coordinator, attempt, transaction_id, branch)) WITHOUT ROWID"
+    ),
+    (
+        "CREATE TABLE IF NOT EXISTS syncpoint_cleaned (coordinator BLOB NOT NULL, incarnation INTEGER NOT NULL, "
+        "counter INTEGER NOT NULL, PRIMARY KEY (coordinator, incarnation)) WITHOUT ROWID"
     ),
 )
 
@@ -136,8 +140,14 @@ def list_attempts(connection: GuardedConnection, coordinator: Guid, after: Attem
 
 
 def delete_evidence(connection: GuardedConnection, coordinator: Guid, attempts: Sequence[Attempt]) -> int:
-    """Delete the evidence of these attempts; returns how many rows went."""
+    """Delete the evidence of these attempts; returns how many rows went. How far stays (`was_cleaned`)."""
     gone = 0
+    for one in {attempt.incarnation: attempt for attempt in sorted(attempts)}.values():
+        connection.run(
+            "INSERT INTO main.syncpoint_cleaned (coordinator, incarnation, counter) VALUES (?, ?, ?) "
+            "ON CONFLICT (coordinator, incarnation) DO UPDATE SET counter = max(counter, excluded.counter)",
+            (coordinator.raw, one.incarnation, one.counter),
+        )
     for attempt in attempts:
         connection.run(
             "DELETE FROM main.syncpoint_evidence WHERE coordinator = ? AND attempt = ?",
@@ -145,3 +155,22 @@ def delete_evidence(connection: GuardedConnection, coordinator: Guid, attempts: 
         )
         gone += connection.changes()
     return gone
+
+
+def was_cleaned(connection: GuardedConnection, identifier: Identifier) -> bool:
+    """Whether evidence was deleted up to this attempt, or beyond it: then every decided branch of it is finished.
+
+    A process that was taken for dead, and stopped between finding no evidence and the redo, must not redo what its
+    keeper has redone and cleaned up since.
+    """
+    attempt = identifier.attempt
+    try:
+        rows = connection.run(
+            "SELECT 1 FROM main.syncpoint_cleaned WHERE coordinator = ? AND incarnation = ? AND counter >= ?",
+            (identifier.coordinator.raw, attempt.incarnation, attempt.counter),
+        )
+    except apsw.SQLError as error:
+        if is_missing(error):
+            return False
+        raise
+    return bool(rows)

@@ -81,6 +81,8 @@ def _drop(session: SqliteSession, identifier: Identifier) -> Answer:
 def _redo(session: SqliteSession, identifier: Identifier, state: bytes, at_ms: int) -> Answer:
     if ledger.has_evidence(session.connection, identifier):
         return Answer.COMMITTED
+    if ledger.was_cleaned(session.connection, identifier):
+        return Answer.COMMITTED
     if not state:  # forced by an operator, without a record: it is gone, and must not keep the file closed
         clear_note(session, identifier)
         return Answer.NOT_FOUND

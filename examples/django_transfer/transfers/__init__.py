@@ -1,0 +1,1 @@
+"""A Django project in one package: moving money between two databases."""
