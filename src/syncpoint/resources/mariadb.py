@@ -134,7 +134,8 @@ class MariadbResource(Borrowing):
         own.begins(start.identifier, read_only=start.read_only)
 
     def connection(self, session: Session) -> Any:
-        return self.driver.connection(_own(session))
+        own = _own(session)
+        return self.driver.of(own).connection(own)
 
     def savepoint(self, session: Session, name: str) -> Script[None]:
         replies: Replies = yield self._send(session, f"SAVEPOINT {sql.quoted_name(name)}", "SAVEPOINT")
