@@ -18,7 +18,7 @@ NO_COLUMN = frozenset({"PRIMARY", "KEY", "CHECK", "UNIQUE"})
 def _columns(statements: Sequence[str]) -> dict[str, list[str]]:
     found = {}
     for statement in statements:
-        made = re.match(r"CREATE TABLE IF NOT EXISTS syncpoint\.(\w+) \((.*)\)", statement, re.DOTALL)
+        made = re.match(r"CREATE TABLE IF NOT EXISTS syncpoint\.(\w+) \((.*)\n\s*\)", statement, re.DOTALL)
         if made:
             parts = re.split(r",\s+(?![^(]*\))", made[2].strip())
             words = [part.split()[0] for part in parts]
