@@ -29,7 +29,7 @@ from syncpoint.testing.servers.mariadb import MariadbServer
 from syncpoint.testing.servers.postgres import PostgresServer
 from tests.conformance.places import FOLDER, KINDS, MARIADB, POSTGRESQL, Course, Database, Folder, Place, open_journal
 from tests.crash.harness import Stage, Zygote
-from tests.crash.world import ALL, World
+from tests.crash.world import ALL, BANK, LEDGER, World
 
 _numbers = itertools.count(1)
 
@@ -194,6 +194,14 @@ forces of test_costs.py). In a database these are the database's own affair; wha
 
 ONE_PLACE = FOLDER_ONLY
 """For tests that end before anything is decided, or look at the servers alone: the journal is never asked."""
+
+
+VOTERS = pytest.mark.parametrize(
+    ("place", "resource"),
+    [(FOLDER, BANK), (FOLDER, LEDGER), (POSTGRESQL, LEDGER), (MARIADB, BANK)],
+    indirect=["place"],
+)
+"""Each server of the world wherever it is asked to prepare: not where the journal is its own, and it decides."""
 
 
 @pytest.fixture(params=KINDS)

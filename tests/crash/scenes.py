@@ -104,10 +104,12 @@ def load() -> dict[str, Scene]:
         scenes_commit,
         scenes_databases,
         scenes_journal,
+        scenes_lent,
         scenes_memory,
         scenes_operators,
         scenes_recovery,
     )
 
-    assert all((scenes_commit, scenes_databases, scenes_journal, scenes_memory, scenes_operators, scenes_recovery))
+    loaded = (scenes_commit, scenes_databases, scenes_lent, scenes_memory, scenes_operators, scenes_recovery)
+    assert all((*loaded, scenes_journal))
     return SCENES

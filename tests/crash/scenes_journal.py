@@ -145,7 +145,7 @@ def decision_waits_for_a_lock(run: Run) -> None:
 
 @scene(journals=ADDED, expects={"": ALL, "-again": ALL})
 def taken_for_dead(run: Run) -> None:
-    """Another process takes over between vote and decision: refused; then it goes on under another incarnation (O34)."""
+    """Another process takes over between vote and decision: refused; it goes on under another incarnation (O34)."""
     first, second = run.manager(), run.manager()
     before = journal_of(first).incarnation
 

@@ -68,7 +68,10 @@ def _kill_at_all(
     assert not failed, "\n".join(failed)
 
 
-STEPWISE = [(FOLDER, "transfer_with_id"), (FOLDER, "recover_half"), *((kind, "transfer_with_id") for kind in DECIDERS)]
+STEPWISE = [
+    *((FOLDER, name) for name in ("transfer_with_id", "transfer_on_lent_connections", "recover_half")),
+    *((kind, "transfer_with_id") for kind in DECIDERS),
+]
 
 
 @pytest.mark.parametrize(("kind", "name"), STEPWISE)

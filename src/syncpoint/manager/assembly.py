@@ -97,7 +97,7 @@ class Plan:
             observers=self.observers,
         )
 
-    def _journal(self, mode: Mode, lagging: Set[str]) -> Journal:
+    def _journal(self, mode: Mode, lagging: Set[str] = frozenset()) -> Journal:
         """A folder, a database's URL, or the name of a configured resource, whose database it then is."""
         if not self.journal:
             raise ConfigurationError(
