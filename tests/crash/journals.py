@@ -41,15 +41,15 @@ def option_of(kind: str, *, folder: str, apart_url: str) -> str:
 
 def empty(world: World) -> None:
     """Remove all rows of the journal: the next process begins another one."""
-    _run(world, [f"DELETE FROM syncpoint.{table}" for table in TABLES])
+    run(world, [f"DELETE FROM syncpoint.{table}" for table in TABLES])
 
 
 def let_time_pass(world: World) -> None:
     """Until whoever has died is taken for dead by the next that looks. Nobody may live just now."""
-    _run(world, ["DELETE FROM syncpoint.heartbeat"])
+    run(world, ["DELETE FROM syncpoint.heartbeat"])
 
 
-def _run(world: World, statements: list[str]) -> None:
+def run(world: World, statements: list[str]) -> None:
     """As one transaction. A journal that is not there is left so."""
     if world.kind == FOLDER:
         return

@@ -102,6 +102,7 @@ def load() -> dict[str, Scene]:
     """All scenes, registered."""
     from tests.crash import (
         scenes_commit,
+        scenes_copies,
         scenes_databases,
         scenes_journal,
         scenes_lent,
@@ -111,5 +112,5 @@ def load() -> dict[str, Scene]:
     )
 
     loaded = (scenes_commit, scenes_databases, scenes_lent, scenes_memory, scenes_operators, scenes_recovery)
-    assert all((*loaded, scenes_journal))
+    assert all((*loaded, scenes_copies, scenes_journal))
     return SCENES

@@ -18,12 +18,12 @@ from syncpoint.manager.sync import TransactionManager
 from syncpoint.records import Abort, key_fields
 from syncpoint.steps import Failed
 from syncpoint.testing.servers.base import wait_until
-from tests.crash.journals import ADDED, APART
+from tests.crash.journals import ADDED, APART, IN_LEDGER
 from tests.crash.run import Run
 from tests.crash.scenes import Left, scene
 from tests.crash.scenes_recovery import ALL_DONE, VOTES
 from tests.crash.trap import Target
-from tests.crash.world import ALL
+from tests.crash.world import ALL, BANK, LEDGER
 
 DECISIONS = ("decision and COMMIT", "decide and XA COMMIT ONE PHASE", "journal: force a Commit record")
 """Whichever it is with this journal."""
@@ -176,6 +176,34 @@ def taken_for_dead_while_settling(run: Run) -> None:
     second.recover(wait_seconds=10.0)
 
 
+@scene(journals=(IN_LEDGER,), expects={"": (BANK, LEDGER)})
+def rolled_back_by_another(run: Run) -> None:
+    """Taken for dead, and its other branch is rolled back already: it must not decide any more (O56)."""
+    first, second = run.manager(), run.manager()
+
+    def take_over() -> None:
+        forget_signs_of(run, journal_of(first).incarnation)
+        second.recover()
+
+    before_the_decision(run, take_over)
+    run.transfer(first, (BANK, LEDGER))
+
+
+@scene(journals=(IN_LEDGER,), expects={"": (BANK, LEDGER)})
+def finished_by_another(run: Run) -> None:
+    """The reply to its decision was lost, and another has finished it and removed the record: nobody knows here."""
+    first, second = run.manager(), run.manager()
+
+    def finish_it(outcome: Any) -> Failed:
+        forget_signs_of(run, journal_of(first).incarnation)
+        second.recover(wait_seconds=5.0)
+        return lost(outcome)
+
+    for what in DECISIONS:
+        run.trap.after(what, finish_it)
+    run.transfer(first, (BANK, LEDGER))
+
+
 def forget_signs_of(run: Run, incarnation: int) -> None:
     """As if it had not been heard of for long."""
     with contextlib.closing(run.journal_cursor()) as cursor:
@@ -216,6 +244,7 @@ ABORTED_THERE = Left("decision_never_arrived", Target(what="journal: see who kee
 def journal_is_cleaned(run: Run) -> None:
     """Results that were kept long enough, Aborts and claims of the dead, the dead themselves."""
     manager = run.manager(journal=f"{run.world.journal}&retention_s=0.000001")
+    manager.recover(wait_seconds=10.0)
     run.transfer(manager, name=run.name + "-id", id=run.name + "-id")
     manager.recover(wait_seconds=10.0)
     manager._runner.run(journal_of(manager)._lazily.clean())

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+import threading
 from typing import Any
 
 from syncpoint.errors import AlreadyCommitted, ConnectionLost
 from syncpoint.protocol.words import Answer, Evidence
 from syncpoint.steps import Done, Failed
+from syncpoint.testing.servers.base import wait_until
 from tests.crash.journals import EVERYWHERE
 from tests.crash.run import Run
 from tests.crash.scenes import Left, scene
@@ -224,6 +226,23 @@ def idle_connections_die(run: Run) -> None:
         for (connection,) in cursor.fetchall():
             cursor.execute(f"KILL {connection}")
     run.transfer(manager, name=run.name + "-two")
+
+
+@scene(expects={"": (BANK,), "-two": (BANK,)})
+def waits_for_a_session(run: Run) -> None:
+    """All that its resource may have are in use: first come, first served."""
+    manager = run.manager(resources={BANK: {"url": run.world.bank_url, "pool_size_max": 1}})
+    pool = manager._core.handles[BANK].pool
+
+    def second() -> None:
+        run.transfer(manager, (BANK,), run.name + "-two")
+
+    thread = threading.Thread(target=second)
+    with run.block(manager) as tx:
+        transfer(tx, run.name, (BANK,))
+        thread.start()
+        wait_until(lambda: bool(pool._line), "another waits")
+    thread.join()
 
 
 @scene(is_tried=False, user_id=True)

@@ -95,7 +95,8 @@ class World:
         """The journal for a manager that has these resources: by URL when its own is not among them."""
         if not self.decider or self.decider in names:
             return self.journal
-        return f"{self.resources()[self.decider]}?{journals.CALM}"
+        url = self.resources()[self.decider]
+        return f"{url}{'&' if '?' in url else '?'}{journals.CALM}"
 
     def _make_tables(self) -> None:
         with self.bank() as bank:
