@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
+
 from syncpoint.errors import HeuristicOutcome
 from tests.crash.journals import APART, EVERYWHERE, FOLDER, IN_BANK, IN_LEDGER
 from tests.crash.run import Run
 from tests.crash.scenes import Left, scene
+from tests.crash.scenes_journal import LOST_TRIES, lose
 from tests.crash.scenes_recovery import DECIDED, PHASE_TWO, PREPARED
 from tests.crash.trap import Target
 from tests.crash.world import AUDIT
@@ -71,6 +74,17 @@ def somebody_rolls_back(run: Run) -> None:
         run.transfer(manager)
     except HeuristicOutcome:
         run.say(heuristic=True)
+
+
+@scene(is_heuristic=True, journals=(IN_LEDGER, APART))
+def journal_takes_no_note(run: Run) -> None:
+    """Somebody decided alone, and just then the journal is away: recovery writes it down."""
+    manager = run.manager()
+    run.trap.before(run.phase_two(PHASE_TWO), lambda: _roll_back_by_hand(run))
+    run.trap.before("journal: write a note", *[lose] * LOST_TRIES)
+    with contextlib.suppress(HeuristicOutcome):
+        run.transfer(manager)
+    manager.recover(wait_seconds=10.0)
 
 
 @scene(left=(Left("transfer_with_id", Target(what=PHASE_TWO), "committed"),), is_heuristic=True, journals=BANK_PREPARES)
