@@ -8,7 +8,7 @@ from syncpoint.errors import HeuristicOutcome
 from tests.crash.journals import APART, EVERYWHERE, FOLDER, IN_BANK, IN_LEDGER
 from tests.crash.run import Run
 from tests.crash.scenes import Left, scene
-from tests.crash.scenes_journal import LOST_TRIES, lose
+from tests.crash.scenes_journal import ALWAYS, lose
 from tests.crash.scenes_recovery import DECIDED, PHASE_TWO, PREPARED
 from tests.crash.trap import Target
 from tests.crash.world import AUDIT
@@ -81,9 +81,10 @@ def journal_takes_no_note(run: Run) -> None:
     """Somebody decided alone, and just then the journal is away: recovery writes it down."""
     manager = run.manager()
     run.trap.before(run.phase_two(PHASE_TWO), lambda: _roll_back_by_hand(run))
-    run.trap.before("journal: write a note", *[lose] * LOST_TRIES)
+    run.trap.before("journal: write a note", *[lose] * ALWAYS)
     with contextlib.suppress(HeuristicOutcome):
         run.transfer(manager)
+    run.trap.no_more_before("journal: write a note")
     manager.recover(wait_seconds=10.0)
 
 

@@ -121,11 +121,6 @@ class Trap:
         with self._mutex:
             self._before.pop(what, None)
 
-    def is_waiting(self, what: str) -> bool:
-        """Whether some of what is to be called before these steps has not been yet."""
-        with self._mutex:
-            return bool(self._before.get(what))
-
     def after(self, what: str, *replacers: Replacer) -> None:
         """Let each replace the outcome of the next steps with this text, one a step."""
         self._after.setdefault(what, []).extend(replacers)
