@@ -14,8 +14,9 @@ setup: $(STAMP)  ## make .venv with everything in it
 $(STAMP): pyproject.toml scripts/setup.sh scripts/mysqlclient.sh
 	@PYTHON="$(PYTHON)" scripts/setup.sh $(STAMP)
 
-demo: setup  ## run the demonstration
+demo: setup  ## run the demonstrations: decisions in a folder, then in a database
 	.venv/bin/syncpoint demo transfer
+	.venv/bin/syncpoint demo transfer --journal bank
 
 example-django: setup  ## run the Django example
 	.venv/bin/python examples/django_transfer/run.py

@@ -85,7 +85,14 @@ def scene(
 
 def load() -> dict[str, Scene]:
     """All scenes, registered."""
-    from tests.crash import scenes_commit, scenes_databases, scenes_memory, scenes_operators, scenes_recovery
+    from tests.crash import (
+        scenes_commit,
+        scenes_databases,
+        scenes_lent,
+        scenes_memory,
+        scenes_operators,
+        scenes_recovery,
+    )
 
-    assert all((scenes_commit, scenes_databases, scenes_memory, scenes_operators, scenes_recovery))
+    assert all((scenes_commit, scenes_databases, scenes_lent, scenes_memory, scenes_operators, scenes_recovery))
     return SCENES

@@ -37,7 +37,7 @@ def test_kill_at_every_point(shard: int, stage: Stage, shared_folder: Path, anno
     assert not failed, "\n".join(failed)
 
 
-@pytest.mark.parametrize("name", ["transfer_with_id", "recover_half"])
+@pytest.mark.parametrize("name", ["transfer_with_id", "transfer_on_lent_connections", "recover_half"])
 def test_kill_at_every_step(name: str, stage: Stage, announce: Callable[[str], None]) -> None:
     """O31 O43: not only at the first time that a point is passed, but before the single steps of a whole run."""
     scene = load()[name]

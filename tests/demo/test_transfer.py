@@ -10,7 +10,9 @@ import pytest
 
 from syncpoint.demo import transfer
 from syncpoint.demo.bank import TABLES, Bank, audit
+from syncpoint.errors import ConfigurationError
 from syncpoint.testing.servers.mariadb import MariadbServer
+from syncpoint.testing.servers.pgbouncer import PgBouncerServer
 from syncpoint.testing.servers.postgres import PostgresServer
 
 
@@ -43,6 +45,30 @@ def test_it_shows_as_much_without_mariadb(
     assert report["finished_by_commit"] >= 1
     assert report["finished_by_abort"] >= 1
     assert {name: report[name] for name in transfer.ZEROS} == dict.fromkeys(transfer.ZEROS, 0)
+
+
+@pytest.mark.parametrize("journal", ["bank", "ledger"])
+def test_decisions_in_a_database(
+    capsys: pytest.CaptureFixture[str],
+    postgres_server: PostgresServer,
+    mariadb_server: MariadbServer,
+    pgbouncer: PgBouncerServer,
+    journal: str,
+) -> None:
+    """Through PgBouncer; the dead are only taken for dead, so locks last a little longer."""
+    assert transfer.run(seconds=5, json=True, journal=journal) == 0
+    report = json.loads(capsys.readouterr().out)
+    assert {name: report[name] for name in transfer.ZEROS} == dict.fromkeys(transfer.ZEROS, 0)
+    assert report["total_before"] == report["total_after"]
+    assert (report["journal"], report["pgbouncer"]) == (journal, True)
+    assert report["kills_in_commit"] >= 3
+    assert report["finished_by_commit"] >= 1
+    assert report["finished_by_abort"] >= 1
+
+
+def test_a_journal_that_there_is_not() -> None:
+    with pytest.raises(ConfigurationError, match="no journal 'audit'"):
+        transfer.run(journal="audit")
 
 
 @pytest.fixture

@@ -226,7 +226,7 @@ class PostgresWorld(World):
     def connect(self) -> Observer:
         import psycopg
 
-        return PostgresObserver(psycopg.connect(self.url, autocommit=True))
+        return PostgresObserver(psycopg.connect(self.url, autocommit=True, prepare_threshold=None))
 
     def is_waiting(self) -> bool:
         return bool(self.see("SELECT 1 FROM pg_stat_activity WHERE wait_event_type = 'Lock'"))

@@ -35,6 +35,16 @@ def transfer(
         ),
     ] = 15,
     seed: Annotated[int, typer.Option("--seed", help="Of the transfers, and of what is killed when.")] = 1,
+    journal: Annotated[
+        str,
+        typer.Option("--journal", metavar="folder|bank|ledger", help="Where decisions are: a folder, or a database."),
+    ] = "folder",
+    pgbouncer: Annotated[
+        bool,
+        typer.Option(
+            "--pgbouncer/--no-pgbouncer", help="With the journal in a database: one in between, if it is installed."
+        ),
+    ] = True,
     as_json: JsonOption = False,
 ) -> None:
     """Transfers between databases while processes and servers are killed; in the end the books must balance."""
@@ -47,4 +57,4 @@ def transfer(
         raise ConfigurationError(
             f"The demonstration needs the Python module {error.name}.", advice="Run: pip install 'syncpoint[demo]'"
         ) from error
-    raise typer.Exit(run(seconds=seconds, json=as_json, seed=seed))
+    raise typer.Exit(run(seconds=seconds, json=as_json, seed=seed, journal=journal, pgbouncer=pgbouncer))

@@ -12,6 +12,7 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -57,13 +58,13 @@ class Tally:
 class WorkerSlot:
     """One place for a worker process: started, killed, started again under the next generation."""
 
-    def __init__(self, slot: int, threads: int, journal: str, bank: Bank, folder: Path, seed: int) -> None:
+    def __init__(self, slot: int, threads: int, journal: str, urls: Mapping[str, str], folder: Path, seed: int) -> None:
         self.slot = slot
         self.log = folder / f"worker-{slot}.log"
         self._errors = folder / f"worker-{slot}.err"
         self._threads = threads
         self._journal = journal
-        self._bank = bank
+        self._urls = urls
         self._seed = seed
         self._generation = 0
         self._incarnation = 0
@@ -77,7 +78,7 @@ class WorkerSlot:
             generation=self._generation,
             threads=self._threads,
             journal=self._journal,
-            urls=dict(self._bank.urls),
+            urls=dict(self._urls),
             log=str(self.log),
             seed=self._seed,
         )

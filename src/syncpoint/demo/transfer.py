@@ -5,7 +5,13 @@ restarted; then the books are audited, from outside.
      "duplicated": 0, "in_doubt": 0, "total_before": x, "total_after": x, "longest_lock_after_kill_ms": n,
      "longest_lock_after_restart_ms": n, …}
 
-Also: `restarts`, `finished_by_commit` and `finished_by_abort` (of the transactions seen prepared after a kill).
+Also: `restarts`, `finished_by_commit` and `finished_by_abort` (of the transactions seen prepared after a kill),
+`journal` and `pgbouncer`.
+
+With the journal in one of the databases that one's branches are never prepared, so a kill in a commit shows in
+another: where MariaDB is missing, a second PostgreSQL database stands in for it. A dead worker's locks last until it
+is taken for dead, a few seconds. One PgBouncer stands between the workers and PostgreSQL then, if it is installed; the
+audit looks past it.
 Not for: the parts (bank, worker, chaos).
 """
 
@@ -32,6 +38,7 @@ from syncpoint.demo.worker import read_log
 from syncpoint.errors import ConfigurationError
 from syncpoint.ids import TransactionId
 from syncpoint.testing.servers.mariadb import MariadbServer
+from syncpoint.testing.servers.pgbouncer import PgBouncerServer
 from syncpoint.testing.servers.postgres import PostgresServer
 
 WORKERS = 4
@@ -47,26 +54,43 @@ DRAIN_S_MAX = 30.0
 ZEROS = ("torn", "lost", "duplicated", "in_doubt")
 
 
+FOLDER = "folder"
+POOLER_SETTINGS = {"default_pool_size": "24"}
+
+
 @dataclass
 class Stage:
     """Everything that runs."""
 
     bank: Bank
     journal: str
+    where: str
+    """What the report calls it."""
+    pooler: bool
     workers: list[WorkerSlot]
     chaos: Chaos
     total_before: int
 
 
-def run(seconds: float = SECONDS, json: bool = False, seed: int = 1) -> int:
-    """Run the demonstration for about `seconds`; returns the exit code: 0 if every promise was kept."""
+def run(
+    seconds: float = SECONDS, json: bool = False, seed: int = 1, journal: str = FOLDER, pgbouncer: bool = True
+) -> int:
+    """Run the demonstration for about `seconds`; returns the exit code: 0 if every promise was kept.
+
+    `journal`: "folder", "bank" (PostgreSQL) or "ledger" (MariaDB). `pgbouncer`: put one in between if it is installed
+    and the journal is in a database.
+    """
+    if journal not in (FOLDER, "bank", "ledger"):
+        raise ConfigurationError(
+            f"The demonstration has no journal {journal!r}.", advice="Write --journal folder, bank or ledger."
+        )
     if not PostgresServer.available():
         raise ConfigurationError(
             "The demonstration needs a PostgreSQL server and its driver.", advice="Run: pip install 'syncpoint[demo]'"
         )
     console = Console(stderr=True)
     with ExitStack() as stack:
-        stage = _set_up(stack, console, seed)
+        stage = _set_up(stack, console, seed, journal, pgbouncer)
         _perform(stage, seconds, console)
         report = _report(stage, console)
     if json:
@@ -80,7 +104,7 @@ def run(seconds: float = SECONDS, json: bool = False, seed: int = 1) -> int:
 # --- set-up ----------------------------------------------------------------------------------------------------
 
 
-def _set_up(stack: ExitStack, console: Console, seed: int) -> Stage:
+def _set_up(stack: ExitStack, console: Console, seed: int, where: str, pgbouncer: bool) -> Stage:
     console.print("Starting private database servers …")
     folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="syncpoint-demo-")))
     servers: dict[str, Server] = {}
@@ -92,17 +116,33 @@ def _set_up(stack: ExitStack, console: Console, seed: int) -> Stage:
         servers["ledger"], urls["ledger"] = mariadb, mariadb.create_database("ledger")
     else:
         console.print("MariaDB is left out: no mariadbd was found (install your system's mariadb-server to see it).")
+        if where != FOLDER:
+            urls["ledger"] = postgres.create_database("ledger")
     urls["audit"] = f"sqlite:///{folder / 'audit.db'}"
     bank = Bank(urls)
     bank.make_tables()
-    journal = str(folder / "journal")
+    journal = str(folder / "journal") if where == FOLDER else where
+    pooler = _pooler(stack, postgres) if where != FOLDER and pgbouncer else None
+    through = urls if pooler is None else {name: _through(pooler, url) for name, url in urls.items()}
     threads = TRANSFERS_AT_A_TIME // WORKERS
-    workers = [WorkerSlot(number, threads, journal, bank, folder, seed) for number in range(WORKERS)]
-    stage = Stage(bank, journal, workers, Chaos(bank, workers, servers, seed), bank.total())
+    workers = [WorkerSlot(number, threads, journal, through, folder, seed) for number in range(WORKERS)]
+    chaos = Chaos(bank, workers, servers, seed)
+    stage = Stage(bank, journal, where, pooler is not None, workers, chaos, bank.total())
     for slot in workers:
         slot.start()
         stack.callback(slot.stop, 0.0)
     return stage
+
+
+def _pooler(stack: ExitStack, postgres: PostgresServer) -> PgBouncerServer | None:
+    if not PgBouncerServer.available():
+        return None
+    return stack.enter_context(PgBouncerServer(postgres.url("postgres"), settings=POOLER_SETTINGS))
+
+
+def _through(pooler: PgBouncerServer, url: str) -> str:
+    """The same database, through PgBouncer if it is PostgreSQL's."""
+    return pooler.url(url.rpartition("/")[2]) if url.startswith("postgresql:") else url
 
 
 # --- the run -----------------------------------------------------------------------------------------------------
@@ -226,6 +266,8 @@ def _report(stage: Stage, console: Console) -> dict[str, Any]:
         "finished_by_commit": committed,
         "finished_by_abort": aborted,
         "restarts": tally.restarts,
+        "journal": stage.where,
+        "pgbouncer": stage.pooler,
     }
 
 
@@ -242,7 +284,13 @@ def _print(report: dict[str, Any], console: Console) -> None:
     table.add_column(justify="right")
     for name, value in report.items():
         good = name in ZEROS and value == 0
-        shown = ", ".join(value) if isinstance(value, list) else f"{value:,}"
+        shown = f"{value:,}" if isinstance(value, int | float) and not isinstance(value, bool) else _words(value)
         table.add_row(name.replace("_", " "), f"[green]{shown}[/]" if good else shown)
     console.print(table)
     sys.stdout.flush()
+
+
+def _words(value: object) -> str:
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    return ", ".join(value) if isinstance(value, list) else str(value)
