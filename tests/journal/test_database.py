@@ -254,12 +254,13 @@ def test_a_branch_whose_session_checks_little_cannot_decide_a_second_time(world:
     with pytest.raises(Exception, match=r"(?i)duplicate"):
         branch(one.journal.decision(commit(theirs)))
     branch.close()
-    world.see(f"UPDATE syncpoint.incarnation SET keeper = 99 WHERE incarnation = {one.incarnation}")
+    late = one.key()  # before it can notice, and begin anew
+    world.see(f"UPDATE syncpoint.incarnation SET keeper = 99 WHERE incarnation = {late.attempt.incarnation}")
     branch = world.another()
     branch("SET SESSION sql_mode = ''")
     branch("XA START 'branch'")
     with pytest.raises(Exception, match=r"(?i)incarnation.*cannot be null"):
-        branch(one.journal.decision(commit(one.key())))
+        branch(one.journal.decision(commit(late)))
     branch.close()
 
 
