@@ -25,6 +25,8 @@ import pymysql
 GIVE_UP_S = 60.0
 RESENDS_AT_THE_END_MAX = 500
 MURDER_EVERY_S = 0.7
+BETWEEN_MURDERS_MIN = 5
+"""So many requests are acknowledged between two murders: on a slow machine workers take long to start."""
 AGAIN = (409, 503)
 
 
@@ -121,7 +123,11 @@ class Load:
             self.counts[what] += 1
 
     def _murder(self) -> None:
+        wanted = 1
         while not self._stop.wait(MURDER_EVERY_S * random.uniform(0.5, 1.5)):
+            if len(self.acknowledged) < wanted:
+                continue
+            wanted = len(self.acknowledged) + BETWEEN_MURDERS_MIN
             with self._mutex:
                 victims, self.workers = sorted(self.workers - {0}), set()
             if victims:

@@ -13,6 +13,7 @@ import apsw
 import pytest
 
 from syncpoint.testing.servers.mariadb import MariadbServer
+from syncpoint.testing.servers.pgbouncer import PgBouncerServer
 from syncpoint.testing.servers.postgres import PostgresServer
 from tests.cli.conftest import Command
 from tests.cli.test_errors import SECRET, refused
@@ -55,6 +56,21 @@ def test_doctor_as_json(command: Command, postgres_url: str) -> None:
     assert (bank["name"], bank["url"], bank["ok"]) == ("bank", postgres_url, True)
     assert {finding["severity"] for finding in bank["findings"]} <= {"ok", "warning"}
     assert {"severity", "check", "found", "fix"} == set(bank["findings"][0])
+
+
+def test_doctor_through_pgbouncer(
+    command: Command, postgres_url: str, postgres_server: PostgresServer, pgbouncer: PgBouncerServer
+) -> None:
+    """Session mode cannot be told from transaction mode, and need not be; statement mode will not do."""
+    for pool_mode, usable in (("transaction", True), ("session", True), ("statement", False)):
+        with PgBouncerServer(postgres_server.url("postgres"), settings={"pool_mode": pool_mode}) as bouncer:
+            ran = command("doctor", bouncer.url(postgres_url.rpartition("/")[2]), "--json")
+            [resource] = ran.json["resources"]
+            [pooler] = [finding for finding in resource["findings"] if finding["check"] == "pooler"]
+            assert resource["ok"] is usable
+            assert ran.exit_code == (0 if usable else 1)
+            assert pooler["severity"] == ("ok" if usable else "refused")
+            assert ("pool_mode = transaction" in pooler["fix"]) is not usable
 
 
 def test_doctor_of_a_sound_mariadb(command: Command, mariadb_url: str) -> None:

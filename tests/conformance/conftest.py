@@ -29,7 +29,7 @@ from syncpoint.testing.servers.mariadb import MariadbServer
 from syncpoint.testing.servers.postgres import PostgresServer
 from tests.conformance.places import FOLDER, KINDS, MARIADB, POSTGRESQL, Course, Database, Folder, Place, open_journal
 from tests.crash.harness import Stage, Zygote
-from tests.crash.world import ALL, World
+from tests.crash.world import ALL, BANK, LEDGER, World
 
 _numbers = itertools.count(1)
 
@@ -147,9 +147,9 @@ class Bench:
 
     def manager(self, resources: str = "ab", **options: Any) -> syncpoint.TransactionManager:
         """Another process, as far as the journal can tell: an incarnation of its own. Closed at the end. `hasty`: quick
-        to take others for dead, where that is only guessed."""
+        to take others for dead, where that is only guessed. `url`: the same journal, by another way."""
         options.setdefault("background", False)
-        journal = self.journal_named(options.pop("journal", "journal"))
+        journal = options.pop("url", "") or self.journal_named(options.pop("journal", "journal"))
         if options.pop("hasty", False):
             journal = self.place.hasty(journal)
         manager = syncpoint.TransactionManager(journal, self.urls(resources), **options).open()
@@ -194,6 +194,14 @@ forces of test_costs.py). In a database these are the database's own affair; wha
 
 ONE_PLACE = FOLDER_ONLY
 """For tests that end before anything is decided, or look at the servers alone: the journal is never asked."""
+
+
+VOTERS = pytest.mark.parametrize(
+    ("place", "resource"),
+    [(FOLDER, BANK), (FOLDER, LEDGER), (POSTGRESQL, LEDGER), (MARIADB, BANK)],
+    indirect=["place"],
+)
+"""Each server of the world wherever it is asked to prepare: not where the journal is its own, and it decides."""
 
 
 @pytest.fixture(params=KINDS)

@@ -18,13 +18,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import syncpoint
 from syncpoint.journal.base import Journal
 from syncpoint.journal.database import DatabaseJournal
-from syncpoint.journal.folder import FolderJournal
-from syncpoint.journal.urls import database_journal
-from syncpoint.resources.base import Resource
 from syncpoint.runners.threads import ThreadRunner
-from syncpoint.system import SystemClock, SystemDisk, SystemRandom
+from syncpoint.steps import Script
 from tests.crash.trap import Target
 from tests.crash.world import ALL, AUDIT, BANK, LEDGER, World
 
@@ -38,7 +36,16 @@ PATIENT = "heartbeat_s=0.2&dead_after_s=30"
 HASTY = "heartbeat_s=0.05&dead_after_s=0.5"
 """For tests that kill or stop processes: they are soon missed. A wrong guess costs a retry."""
 
+QUIET = "heartbeat_s=60&dead_after_s=300"
+"""Nothing is sent but what is asked for: for tests that count packets, or lose one."""
+
 TABLES = ("journal", "incarnation", "heartbeat", "record", "claim", "note", "known")
+
+
+PREPARE = {BANK: "evidence and PREPARE TRANSACTION", LEDGER: "XA PREPARE"}
+COMMIT = {BANK: "COMMIT PREPARED", LEDGER: "XA COMMIT"}
+DECIDE = {BANK: "decision and COMMIT", LEDGER: "decide and XA COMMIT ONE PHASE"}
+"""The texts of the steps at each server of the world."""
 
 
 @dataclass(frozen=True)
@@ -52,6 +59,16 @@ class Course:
     @property
     def voters(self) -> tuple[str, ...]:
         return tuple(name for name in ALL if name != self.decider)
+
+    @property
+    def voter(self) -> str:
+        """A server of the world that is asked to prepare."""
+        return LEDGER if self.decider == BANK else BANK
+
+    @property
+    def decides(self) -> str:
+        """The text of the step that makes the decision durable."""
+        return DECIDE[self.decider] if self.decider else Folder.forcing
 
     @property
     def votes(self) -> str:
@@ -85,11 +102,7 @@ class Course:
 
 def open_journal(journal: str) -> Journal:
     """What a manager would make of `journal=…`, a folder or a URL, by itself; not opened."""
-    clock, random = SystemClock(), SystemRandom()
-    url, _, query = journal.partition("?")
-    if "://" in url:
-        return database_journal(url, query, mode="sync", clock=clock, random=random)
-    return FolderJournal(journal, disk=SystemDisk(), clock=clock, random=random)
+    return syncpoint.TransactionManager(journal, {})._plan._journal("sync")
 
 
 class Place(ABC):
@@ -130,6 +143,11 @@ class Place(ABC):
     @abstractmethod
     def claims(self) -> int:
         """How many ids are claimed, as seen from outside."""
+
+
+def _nothing() -> Script[None]:
+    return
+    yield
 
 
 class Folder(Place):
@@ -180,7 +198,7 @@ class Database(Place):
         self.url = url
         self.connect = connect
         self.home = {POSTGRESQL: BANK, MARIADB: LEDGER}[kind]
-        self.course = Course(self.home if hasattr(Resource, "decide") else "")
+        self.course = Course(self.home)
 
     def fresh(self, folder: Path) -> str:
         """Emptying the tables costs a hundredth of making a database; the journal is a new one, with a new GUID."""
@@ -198,8 +216,8 @@ class Database(Place):
 
     def die(self, journal: Journal, runner: ThreadRunner) -> None:
         assert isinstance(journal, DatabaseJournal)
-        journal._task.stop()
-        runner.run(journal._wire.close())
+        journal._living.leave = _nothing  # type: ignore[method-assign]
+        runner.run(journal.close())
 
     def back_up(self, journal: str) -> Callable[[], None]:
         """All that a restored database would hold, also as a resource."""

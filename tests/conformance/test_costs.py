@@ -17,6 +17,7 @@ import pytest
 import syncpoint
 from syncpoint.testing.servers.base import wait_until
 from tests.conformance.conftest import FOLDER_ONLY, ONE_PLACE, Bench
+from tests.conformance.places import Course
 from tests.conformance.wire import CountingDisk, CountingProxy
 from tests.crash.trap import Trap
 from tests.crash.world import BANK, LEDGER, World
@@ -84,10 +85,10 @@ class Wire:
     manager: syncpoint.TransactionManager
     proxies: dict[str, CountingProxy]
 
-    def count(self, statements: dict[str, str], **options: Any) -> dict[str, int]:
+    def count(self, statements: dict[str, str], *, user_id: bool = False) -> dict[str, int]:
         """Round trips after the last statement until the caller has its answer."""
-        for _ in range(2):  # the first warms up: connections, first contact, what drivers cache
-            with self.manager.transaction(**options) as tx:
+        for number in range(2):  # the first warms up: connections, first contact, what drivers cache
+            with self.manager.transaction(id=f"id {number}" if user_id else None) as tx:
                 for name, statement in statements.items():
                     connection = tx.connect(name)
                     connection.cursor().execute(statement)
@@ -127,14 +128,16 @@ def test_costs_on_the_wire_one_writer_and_the_writers_are_unknown(wire: Wire, wr
     assert counted == {writer: 1, reader: 2}
 
 
-def test_costs_on_the_wire_two_writers(wire: Wire) -> None:
-    """One each before the decision, for the writers are known, and one for phase two."""
-    counted = wire.count({BANK: UPDATE, LEDGER: UPDATE})
-    assert counted == {BANK: 2, LEDGER: 2}
+@pytest.mark.parametrize("user_id", [False, True], ids=["without id", "with id"])
+def test_costs_on_the_wire_two_writers(wire: Wire, course: Course, user_id: bool) -> None:
+    """One each before the decision, for the writers are known, and one for phase two; the journal's own database has it
+    all in one packet."""
+    counted = wire.count({BANK: UPDATE, LEDGER: UPDATE}, user_id=user_id)
+    assert counted == {name: 1 if name == course.decider else 2 for name in counted}
 
 
-def test_costs_on_the_wire_when_the_answer_comes_with_the_decision(world: World, wire: Wire) -> None:
-    """Counted where the decision is handed to the journal: all that came before it is one round trip each."""
+def test_costs_on_the_wire_when_the_answer_comes_with_the_decision(world: World, wire: Wire, course: Course) -> None:
+    """Counted where the decision goes out: all that came before it is one round trip to each that votes."""
     trap = Trap()
     trap.watch(wire.manager._runner)
     seen: list[dict[str, int]] = []
@@ -144,11 +147,13 @@ def test_costs_on_the_wire_when_the_answer_comes_with_the_decision(world: World,
                 tx.connect(name).cursor().execute(UPDATE)
             before = {name: proxy.round_trips for name, proxy in wire.proxies.items()}
             trap.before(
-                "journal force",
+                course.decides,
                 lambda: seen.append({name: proxy.round_trips for name, proxy in wire.proxies.items()}),
             )
         wait_until(lambda: not wire.manager._core.live, "phase two is over")
-    assert {name: seen[-1][name] - before[name] for name in before} == {BANK: 1, LEDGER: 1}
+    assert {name: seen[-1][name] - before[name] for name in before} == {
+        name: 0 if name == course.decider else 1 for name in before
+    }
     assert world.in_doubt() == []
 
 

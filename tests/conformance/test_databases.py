@@ -17,14 +17,12 @@ from syncpoint.runners.points import StepPoint
 from syncpoint.steps import Call, Step
 from syncpoint.testing.proxy import FaultProxy
 from syncpoint.testing.servers.base import wait_until
-from tests.conformance.conftest import ONE_PLACE, opened, raises
-from tests.conformance.places import Course, Place
+from tests.conformance.conftest import ONE_PLACE, VOTERS, opened, raises
+from tests.conformance.places import COMMIT, FOLDER, MARIADB, PREPARE, Course, Place
 from tests.crash.harness import Stage
 from tests.crash.trap import Trap
 from tests.crash.world import ALL, AUDIT, BANK, LEDGER, World, transfer
 
-PREPARE = {BANK: "evidence and PREPARE TRANSACTION", LEDGER: "XA PREPARE"}
-COMMIT = {BANK: "COMMIT PREPARED", LEDGER: "XA COMMIT"}
 ONE_PHASE = {BANK: "evidence and COMMIT", LEDGER: "XA COMMIT ONE PHASE"}
 OVER_THE_WIRE = pytest.mark.parametrize("resource", [BANK, LEDGER])
 
@@ -70,7 +68,7 @@ def wired(world: World) -> Iterator[Wired]:
 # --- lost replies ------------------------------------------------------------------------------------------------
 
 
-@OVER_THE_WIRE
+@VOTERS
 @pytest.mark.parametrize("fault", ["lose_reply", "lose_request"])
 def test_o16_prepare_lost_on_the_wire(wired: Wired, name: str, resource: str, fault: str) -> None:
     wired.before(PREPARE[resource], getattr(wired.proxies[resource], fault))
@@ -80,7 +78,7 @@ def test_o16_prepare_lost_on_the_wire(wired: Wired, name: str, resource: str, fa
     assert wired.world.audit(name, "aborted") == "aborted"
 
 
-@OVER_THE_WIRE
+@VOTERS
 @pytest.mark.parametrize("fault", ["lose_reply", "lose_request"])
 def test_o19_commit_lost_on_the_wire(wired: Wired, name: str, resource: str, fault: str) -> None:
     """Done or not done, the answer is lost; "no such branch" is then told from the evidence."""
@@ -91,6 +89,7 @@ def test_o19_commit_lost_on_the_wire(wired: Wired, name: str, resource: str, fau
     assert wired.world.audit(name, "committed") == "committed"
 
 
+@pytest.mark.parametrize("place", [FOLDER, MARIADB], indirect=True)  # where bank's branch is prepared
 def test_o19_rolled_back_by_hand_is_told_from_the_evidence(wired: Wired, name: str) -> None:
     def roll_back() -> None:
         with wired.world.bank() as bank:
@@ -139,7 +138,7 @@ def test_o20_a_one_phase_commit_that_arrives_late_changes_nothing(wired: Wired, 
     )
 
 
-@OVER_THE_WIRE
+@VOTERS
 def test_o42_a_prepare_that_completes_after_recovery_has_looked(wired: Wired, name: str, resource: str) -> None:
     wired.before(PREPARE[resource], wired.proxies[resource].hold_request)
     with raises(syncpoint.TransactionAborted), wired.manager.transaction() as tx:
@@ -152,7 +151,7 @@ def test_o42_a_prepare_that_completes_after_recovery_has_looked(wired: Wired, na
     assert wired.world.audit(name, "aborted") == "aborted"
 
 
-@OVER_THE_WIRE
+@VOTERS
 def test_o48_a_commit_delivered_twice_has_one_effect(wired: Wired, name: str, resource: str) -> None:
     """The first delivery's reply is lost, so it is delivered again: by the caller, and by a later process."""
     wired.before(COMMIT[resource], wired.proxies[resource].lose_reply)

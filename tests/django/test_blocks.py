@@ -298,6 +298,26 @@ def test_a_connection_object_kept_from_a_block_can_touch_nothing(world: World) -
     _usable(world)
 
 
+def test_the_journal_may_be_in_one_of_the_databases(world: World) -> None:
+    """Its own branch then carries the decision, on Django's connection."""
+    from django.test import override_settings
+
+    for journal in world.using:
+        owner, order = f"journal {journal}", f"{world.journal} {journal}"  # a journal in a database outlives this test
+        with override_settings(SYNCPOINT={"journal": journal, "databases": world.using}):
+            with _atomic(using=world.using, id=order) as tx:
+                world.work(owner)
+                tx.set_result(owner)
+            with pytest.raises(AlreadyCommitted) as caught, _atomic(using=world.using, id=order):
+                world.work("never")
+            assert caught.value.result == owner
+            with pytest.raises(ZeroDivisionError):
+                _fail(world, "nobody")
+            _usable(world)
+    assert world.everywhere() == sorted(f"journal {journal}" for journal in world.using)
+    assert world.in_doubt() == []
+
+
 def test_a_resource_of_the_settings_takes_part_too(postgres: World, tmp_path: Any) -> None:
     import apsw
     from django.test import override_settings

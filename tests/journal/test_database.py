@@ -255,8 +255,8 @@ def test_a_branch_whose_session_checks_little_cannot_decide_a_second_time(world:
         branch(one.journal.decision(commit(theirs)))
     branch(f"XA END '{world.xid}'")
     branch(f"XA ROLLBACK '{world.xid}'")
-    late = one.key()
-    world.see(f"UPDATE syncpoint.incarnation SET keeper = 99 WHERE incarnation = {one.incarnation}")
+    late = one.key()  # before it can notice, and begin anew
+    world.see(f"UPDATE syncpoint.incarnation SET keeper = 99 WHERE incarnation = {late.attempt.incarnation}")
     branch = world.another()
     branch("SET SESSION sql_mode = ''")
     branch(f"XA START '{world.xid}'")

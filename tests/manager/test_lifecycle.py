@@ -36,6 +36,7 @@ from tests.manager.conftest import FailingDisk, JumpingClock
         ("j", {"a": {"url": "memory://x", "pool_size_max": 0}}, {}, "pool_size_max"),
         ("j", {"a": {"url": "memory://x", "pool_size_max": "many"}}, {}, "pool_size_max"),
         ("j", {"a": {"url": "memory://x", "pool_size_max": None}}, {}, "pool_size_max"),
+        ("j", {"a": {"url": "memory://x", "backups": "some"}}, {}, "none, synchronous, asynchronous"),
     ],
 )
 def test_a_wrong_configuration_touches_nothing(

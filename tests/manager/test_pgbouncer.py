@@ -32,24 +32,24 @@ NAMES = ("bank", "ledger")
 ACCOUNTS = 16
 CENTS = 100
 MOVE_TEXT = text("UPDATE account SET balance = balance + :amount WHERE id = :id")
-DEATHS = (  # (step, whether it dies after it, whether the decision was made before)
-    ("evidence and PREPARE TRANSACTION", False, False),
-    ("evidence and PREPARE TRANSACTION", True, False),
-    ("journal force", True, True),
-    ("COMMIT PREPARED", True, True),
-)
+PREPARE, COMMIT, DECIDE = "evidence and PREPARE TRANSACTION", "COMMIT PREPARED", "decision and COMMIT"
+DEATHS = {  # (step, whether it dies after it, whether the decision was made before)
+    "folder": ((PREPARE, False, False), (PREPARE, True, False), ("journal force", True, True), (COMMIT, True, True)),
+    "bank": ((PREPARE, True, False), (DECIDE, False, False), (DECIDE, True, True), (COMMIT, True, True)),
+}
 _numbers = itertools.count(1)
 
 
 class Stage:
     """Two databases of accounts, as the application reaches them, and as they really are."""
 
-    def __init__(self, bouncer: PgBouncerServer, server: PostgresServer, folder: Path) -> None:
+    def __init__(self, bouncer: PgBouncerServer, server: PostgresServer, folder: Path, journal: str) -> None:
         number = next(_numbers)
         self.databases = {name: f"through_{name}_{number}" for name in NAMES}
         self.server = server
         self.urls = {name: bouncer.url(database) for name, database in self.databases.items()}
-        self.journal = str(folder / "journal")
+        self.kind = journal
+        self.journal = str(folder / "journal") if journal == "folder" else journal
         for database in self.databases.values():
             server.create_database(database)
             with server.connect(database) as observer:
@@ -74,9 +74,16 @@ class Stage:
         return sum(self.rows(name, sql)[0][0] for name in NAMES)
 
 
+@pytest.fixture(params=DEATHS)
+def journal(request: pytest.FixtureRequest) -> str:
+    """Where decisions are durable: in a folder, or in the bank's own database, through PgBouncer too."""
+    kind: str = request.param
+    return kind
+
+
 @pytest.fixture
-def stage(pgbouncer: PgBouncerServer, postgres_server: PostgresServer, tmp_path: Path) -> Stage:
-    return Stage(pgbouncer, postgres_server, tmp_path)
+def stage(pgbouncer: PgBouncerServer, postgres_server: PostgresServer, tmp_path: Path, journal: str) -> Stage:
+    return Stage(pgbouncer, postgres_server, tmp_path, journal)
 
 
 def test_all_or_nothing_with_the_driver_and_with_sqlalchemy(stage: Stage) -> None:
@@ -127,32 +134,31 @@ def test_all_or_nothing_on_the_event_loop(stage: Stage) -> None:
 def test_clients_killed_in_a_commit_are_recovered_through_the_pooler(stage: Stage, mode: str) -> None:
     with syncpoint.TransactionManager(stage.journal, stage.urls, background=False):
         pass  # the schema
-    children = []
-    for account, (what, after, _) in enumerate(DEATHS, 1):
+    deaths, children = DEATHS[stage.kind], []
+    for account, (what, after, _) in enumerate(deaths, 1):
         order = {"urls": stage.urls, "journal": stage.journal, "mode": mode, "account": account}
         order |= {"what": what, "after": after}
         command = [sys.executable, "-m", "tests.manager.pgbouncer_child", json.dumps(order)]
         children.append(subprocess.Popen(command, stderr=subprocess.PIPE, text=True))
-    for child in children:
-        _, said = child.communicate(timeout=120)
-        assert child.returncode == -signal.SIGKILL, said
+    said = [child.communicate(timeout=120)[1] for child in children]
+    assert [child.returncode for child in children] == [-signal.SIGKILL] * len(deaths), said
     wait_until(lambda: stage.open_transactions() == 0, "PgBouncer ends what its clients have left")
     with syncpoint.TransactionManager(stage.journal, stage.urls, background=False) as manager:
         manager.recover(wait_seconds=30)
         assert manager.in_doubt() == []
     assert stage.in_doubt() == []
-    for account, (_, _, survives) in enumerate(DEATHS, 1):
+    for account, (_, _, survives) in enumerate(deaths, 1):
         assert stage.balances(account) == ((CENTS - 10, CENTS + 10) if survives else (CENTS, CENTS)), DEATHS[
             account - 1
         ]
 
 
 def test_under_load_a_pooler_that_is_killed_tears_nothing(
-    postgres_server: PostgresServer, pgbouncer: PgBouncerServer, tmp_path: Path
+    postgres_server: PostgresServer, pgbouncer: PgBouncerServer, tmp_path: Path, journal: str
 ) -> None:
     """R7: every acknowledged transfer is there once in both, nothing is in doubt, no lock is held."""
     with PgBouncerServer(postgres_server.url("postgres")) as bouncer:
-        stage = Stage(bouncer, postgres_server, tmp_path)
+        stage = Stage(bouncer, postgres_server, tmp_path, journal)
         over = threading.Event()
         acknowledged: list[str] = []
 

@@ -155,7 +155,7 @@ def test_a_table_needs_a_url() -> None:
     ("table", "expected"),
     [
         ({"color": "red"}, "has an unknown option 'color'. Did you mean 'colour'?"),
-        ({"zzz": "red"}, "has an unknown option 'zzz'. Known: colour, pool_size_max."),
+        ({"zzz": "red"}, "has an unknown option 'zzz'. Known: backups, colour, pool_size_max."),
         ({"pool_size_max": "0"}, "must be a whole number above 0."),
         ({"pool_size_max": "many"}, "must be a whole number above 0."),
     ],

@@ -107,3 +107,18 @@ def test_programs_in_a_place_that_nobody_can_reach_are_copied(monkeypatch: pytes
             assert server.prepared("postgres") == []
     finally:
         shutil.rmtree(closed)
+
+
+def test_it_recovers_without_forcing_and_forces_again_afterwards() -> None:
+    """Whoever looks at the running server, `doctor` first of all, sees the set-up that was asked for."""
+    with PostgresServer() as server:
+        for _ in range(2):
+            server.kill()
+            server.start()
+            with server.connect() as observer:
+                assert observer.execute("SHOW fsync").fetchall() == [("on",)]
+            assert "fsync" not in (server.data / "postgresql.auto.conf").read_text()
+    with PostgresServer(settings={"fsync": "off"}) as server:
+        server.restart()
+        with server.connect() as observer:
+            assert observer.execute("SHOW fsync").fetchall() == [("off",)]

@@ -11,6 +11,7 @@ Not for: what Django believes of its connection meanwhile (state.py).
 
 from __future__ import annotations
 
+import contextlib
 import threading
 from enum import Enum, auto
 from typing import Any
@@ -131,7 +132,8 @@ class Loan:
         yield from self._handle.resource.close(session)
         pool = getattr(self.original, "_pool", None)
         if pool is not None:  # Django's own pool of connections wants it back, to make another
-            pool.putconn(self.original)
+            with contextlib.suppress(Exception):  # a pool that is closed wants nothing any more
+                pool.putconn(self.original)
         with self._lock:
             self._end(Standing.CLOSED)
 

@@ -12,7 +12,7 @@ not stand in line behind decisions. Not for: SQL (statements.py), or what the de
 
 from __future__ import annotations
 
-from syncpoint.errors import JournalError, JournalRefused, JournalUncertain
+from syncpoint.errors import JournalError, JournalRefused, JournalUncertain, SyncpointError
 from syncpoint.ids import Attempt, Guid, Incarnation
 from syncpoint.journal import rows
 from syncpoint.journal.statements import Statements
@@ -131,6 +131,15 @@ class Living:
         finally:
             self._anew.release()
 
+    def refused(self) -> Script[None]:
+        """A record of ours was refused, perhaps since we were taken for dead: then begin anew at once. Never raises."""
+        own = self.incarnation
+        try:
+            if not (yield from self.confirm(own)):
+                yield from self._begin_anew(own)
+        except SyncpointError:
+            self.wanted.set()  # the next sign of life tries again
+
     def make_durable(self) -> Script[None]:
         """A forced write of our own: all that could be read before it is on disk after it (O59).
 
@@ -158,19 +167,21 @@ class Living:
 
     # --- the others ---------------------------------------------------------------------------------------------
 
-    def take_over(self) -> Script[None]:
-        """Become the keeper of whom nobody has heard of, one after the other: who is faster has it."""
+    def take_over(self) -> Script[bool]:
+        """Become the keeper of whom nobody has heard of, one after the other: who is faster has it. Returns whether
+        there was anybody."""
         own = self.incarnation
         said = yield from self._others.ask([self._sql.forsaken(own, self._dead_after_s)], "look for the dead")
         found = [(Incarnation(int(row[0] or 0)), Incarnation(int(row[1] or 0))) for row in said.rows[0]]
         if not self._may_judge():
             found = [(one, keeper) for one, keeper in found if keeper != one]  # who has left: there is nothing to guess
         if not found:
-            return
+            return False
         # Each begins somewhere else, so that several share the work.
         start = self._random.bytes(1)[0] % len(found)
         for one, keeper in found[start:] + found[:start]:
             yield from self._take_over(own, one, keeper)
+        return True
 
     def _take_over(self, own: Incarnation, one: Incarnation, keeper: Incarnation) -> Script[None]:
         statements = self._sql.take_over(own, one, keeper, self._dead_after_s)

@@ -6,24 +6,25 @@ Not for: reading configuration files (config.py), or anything after construction
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Set
 from dataclasses import dataclass
 from typing import Any
 
 from syncpoint.errors import ConfigurationError
 from syncpoint.journal.base import Journal
 from syncpoint.journal.folder import FolderJournal
-from syncpoint.journal.urls import address_of, database_journal, is_database
+from syncpoint.journal.urls import address_of, database_journal, is_database, split_query
 from syncpoint.manager.core import Core
+from syncpoint.manager.handle import lagging_journal
 from syncpoint.manager.observer import Observer
 from syncpoint.ports import Clock, Disk, Random, Runtime
 from syncpoint.resources.base import Mode
 from syncpoint.resources.pool import POOL_SIZE_MAX
-from syncpoint.resources.registry import make_resource
+from syncpoint.resources.registry import BACKUPS, make_resource
 from syncpoint.system import SystemClock, SystemDisk, SystemRandom
 
 ResourceSpec = str | Mapping[str, Any]
-"""A URL, or a table with `url`, `pool_size_max` and the adapter's options."""
+"""A URL, or a table with `url`, `pool_size_max`, `backups` and the adapter's options."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -69,18 +70,20 @@ class Plan:
         )
 
     def build(self, runtime: Runtime, mode: Mode) -> Core:
-        """A core, not started. Raises ConfigurationError."""
+        """A core, not started. Raises ConfigurationError, SetupRefused."""
         if not self.timeout_s > 0:
             raise ConfigurationError(f"timeout={self.timeout_s} is no time.", advice="Give seconds, more than 0.")
-        resources, pool_sizes = [], {}
+        resources, pool_sizes, lagging = [], {}, set()
         for name, spec in self.resources.items():
             table = dict(spec) if isinstance(spec, Mapping) else {"url": spec}
             table["url"], in_url = _split_pool_size(str(table.get("url", "")))
             pool_sizes[name] = _pool_size(name, table.pop("pool_size_max", in_url or POOL_SIZE_MAX))
+            if table.get(BACKUPS) == "asynchronous":
+                lagging.add(name)
             made = make_resource(name, table, mode=mode, clock=self.clock, random=self.random)
             resources.append(made)
         return Core(
-            journal=self._journal(mode),
+            journal=self._journal(mode, lagging),
             resources=resources,
             runtime=runtime,
             clock=self.clock,
@@ -88,12 +91,13 @@ class Plan:
             scope=self.scope,
             timeout_s=self.timeout_s,
             pool_sizes=pool_sizes,
+            lagging=lagging,
             background=self.background,
             address=address_of(self.journal),
             observers=self.observers,
         )
 
-    def _journal(self, mode: Mode) -> Journal:
+    def _journal(self, mode: Mode, lagging: Set[str] = frozenset()) -> Journal:
         """A folder, a database's URL, or the name of a configured resource, whose database it then is."""
         if not self.journal:
             raise ConfigurationError(
@@ -101,6 +105,9 @@ class Plan:
                 advice='Give a folder, journal="./syncpoint-journal", or a database: its URL, or a resource\'s name.',
             )
         if is_database(self.journal, self.resources):
+            name = split_query(self.journal)[0]
+            if name in lagging:
+                raise lagging_journal(f"resource {name!r}")
             return database_journal(self.journal, self.resources, mode=mode, clock=self.clock, random=self.random)
         path = self.journal.removeprefix("file://")
         return FolderJournal(path, disk=self.disk, clock=self.clock, random=self.random)

@@ -64,6 +64,7 @@ class Core:
         scope: str = "",
         timeout_s: float = 30.0,
         pool_sizes: Mapping[str, int] | None = None,
+        lagging: Collection[str] = (),
         background: bool = True,
         address: str = "",
         observers: list[Observer] | None = None,
@@ -83,6 +84,8 @@ class Core:
             resource.name: ResourceHandle(resource, journal, runtime, clock, random, sizes.get(resource.name, 32))
             for resource in resources
         }
+        for name in lagging:
+            self.handles[name].lags = True
         for resource in resources:
             resource.attach(lambda identifier: recovery.ruling(self, identifier), runtime)
         self.live: dict[Key, Work] = {}

@@ -24,6 +24,15 @@ from syncpoint.resources.base import Answer, Contact, Evidence, Finding, Resourc
 from syncpoint.resources.pool import Pool, Turn
 from syncpoint.steps import Script
 
+
+def lagging_journal(where: str) -> SetupRefused:
+    """The refusal of a journal in a database with asynchronous backups (DESIGN section 4, retention)."""
+    return SetupRefused(
+        f"The journal is in the database of {where}, which has asynchronous backups: promoting one loses decisions.",
+        advice='Make the standby synchronous and say backups = "synchronous", or keep the journal elsewhere.',
+    )
+
+
 T = TypeVar("T")
 BACKOFF_S_MIN = 0.1
 BACKOFF_S_MAX = 5.0
@@ -51,6 +60,8 @@ class ResourceHandle:
         self.recovery_gate = Turn(runtime, clock, f"{self.name} (recovery)")
         self.wake = runtime.signal()
         """Set when a recovery pass is wanted now."""
+        self.lags = False
+        """It has backups that lag: promoting one loses what was committed last."""
         self.guid: Guid | None = None
         self._introduced: Incarnation | None = None
         """Which of this process's incarnations was left in the database."""
@@ -93,6 +104,8 @@ class ResourceHandle:
             guid = yield from self._leave_incarnation(session)
             if guid != self.journal.database:  # there a branch carries the decision instead of being asked to prepare
                 self._refuse(refused)
+            elif self.lags:
+                raise lagging_journal(f"resource {self.name!r} ({self.resource.safe_url})")
         except ConnectionLost as error:
             session.broken = True
             raise ResourceUnavailable(

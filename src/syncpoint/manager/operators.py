@@ -125,7 +125,9 @@ def in_doubt(core: Core) -> Script[list[InDoubtBranch]]:
             continue
         reached.add(handle.name)
         for branch in scanned.value:
-            fate = fate_of(branch.identifier, facts)
+            fate = Fate.FOREIGN
+            if branch.identifier is not None:
+                fate, _ = yield from recovery.judge_found(core, branch.identifier, facts)
             entry = recovery.describe(handle, branch, fate, core)
             if branch.identifier is not None:
                 if branch.identifier in seen:

@@ -165,25 +165,42 @@ def _finish_found(
     deadline: float,
     keeper: Incarnation,
 ) -> Script[None]:
-    fate = fate_of(branch.identifier, facts)
-    if fate is Fate.FOREIGN:
+    identifier = branch.identifier
+    if identifier is None:
         result.foreign += 1
         return
-    identifier = branch.identifier
-    assert identifier is not None
+    fate, kept = yield from judge_found(core, identifier, facts)
     if fate is Fate.UNKNOWN_COORDINATOR:
         result.unknown_coordinators.add(identifier.coordinator)
     if fate not in (Fate.COMMIT, Fate.ABORT):
         result.left.append(describe(handle, branch, fate, core))
         return
     commit = fate is Fate.COMMIT
-    state = state_of(view, identifier)
     answer = yield from handle.finish(
-        identifier, commit=commit, state=state, deadline=deadline, keeper=keeper, ask_evidence=commit
+        identifier,
+        commit=commit,
+        state=state_of(view, identifier) if kept is None else _state_in(kept, identifier),
+        deadline=deadline,
+        keeper=keeper,
+        ask_evidence=commit and kept is None,  # what has ended may have been finished since, and cleaned up
     )
     yield from _took(core, handle, identifier, answer, commit=commit, result=result)
     if answer is Answer.RETRY:
         result.left.append(describe(handle, branch, fate, core))
+
+
+def judge_found(core: Core, identifier: Identifier, facts: Facts) -> Script[tuple[Fate, Commit | None]]:
+    """What becomes of a branch that is found prepared, and its Commit record if that has ended already.
+
+    That is so after its database was restored to an earlier time: the branch is there again, decided long ago.
+    """
+    fate = fate_of(identifier, facts)
+    if fate is not Fate.ABORT or identifier in facts.forced:
+        return fate, None
+    commit = yield from core.journal.find(identifier.transaction)
+    if commit is None:
+        return fate, None
+    return fate_of(identifier, replace(facts, decisions=listed({commit.key: commit}))), commit
 
 
 def _finish_decided(
@@ -249,11 +266,12 @@ def end_what_is_done(core: Core, view: View) -> None:
 def state_of(view: View, identifier: Identifier) -> bytes:
     """The state information that the Commit record holds for a branch (B3)."""
     commit = view.decisions.get(identifier.key)
-    if commit is not None:
-        for entry in commit.branches:
-            if entry.identifier == identifier.to_bytes():
-                return entry.state
-    return b""
+    return b"" if commit is None else _state_in(commit, identifier)
+
+
+def _state_in(commit: Commit, identifier: Identifier) -> bytes:
+    raw = identifier.to_bytes()
+    return next((entry.state for entry in commit.branches if entry.identifier == raw), b"")
 
 
 def describe(handle: ResourceHandle, branch: Found, fate: Fate, core: Core) -> InDoubtBranch:
@@ -280,9 +298,10 @@ def describe(handle: ResourceHandle, branch: Found, fate: Fate, core: Core) -> I
 def ruling(core: Core, identifier: Identifier) -> Script[Ruling]:
     """Tell a participant in doubt what became of its branch (A6, O29). UNKNOWN: its coordinator has not said yet."""
     _, view, facts = yield from look_around(core)
-    fate = fate_of(identifier, facts)
+    fate, kept = yield from judge_found(core, identifier, facts)
     if fate is Fate.COMMIT:
-        return Ruling(Decision.COMMIT, state_of(view, identifier))
+        state = state_of(view, identifier) if kept is None else _state_in(kept, identifier)
+        return Ruling(Decision.COMMIT, state)
     if fate is Fate.ABORT:
         return Ruling(Decision.ABORT)
     return Ruling(Decision.UNKNOWN)

@@ -167,7 +167,7 @@ class MysqlclientDriver(Driver):
         done: list[Reply] = []
         try:
             with connection.mutex:
-                raw.query(sql.encode())
+                raw.query(sql.encode(raw.encoding))
                 while True:
                     result = raw.store_result()
                     rows = () if result is None else tuple(result.fetch_row(0))

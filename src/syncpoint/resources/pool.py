@@ -95,10 +95,10 @@ class Sessions(Protocol):
         """A session without a branch. Raises ResourceUnavailable."""
 
     def release(self, session: Session) -> Script[None]:
-        """Its branch has ended in order, unless `session.broken`."""
+        """Its branch has ended in order, unless `session.broken`. Never raises: the outcome is not to depend on it."""
 
     def discard(self, session: Session) -> Script[None]:
-        """Its state is unknown: it must be closed, and never used again."""
+        """Its state is unknown: it must be closed, and never used again. Never raises."""
 
     def abandon(self) -> None:
         """In a forked child: see that the parent's connections are never written to. No IO; never raises."""

@@ -21,8 +21,12 @@ __all__ = ["ENTRY_POINT_GROUP", "NAME_SIZE_CHARS_MAX", "check_name", "check_opti
 ENTRY_POINT_GROUP = "syncpoint.resources"
 NAME_SIZE_CHARS_MAX = 64
 POOL_SIZE_MAX = "pool_size_max"
-"""The one option that every resource has; the manager's pool reads it."""
+"""An option that every resource has; the manager's pool reads it."""
+BACKUPS = "backups"
+"""Another: whether the database has standbys that may be promoted, and lag; the manager reads it."""
+BACKUP_KINDS = ("none", "synchronous", "asynchronous")
 
+_MANAGERS = frozenset((POOL_SIZE_MAX, BACKUPS))
 _OWN = {
     "mariadb": "syncpoint.resources.mariadb:MariadbResource",
     "memory": "syncpoint.resources.memory:MemoryResource",
@@ -54,7 +58,8 @@ def make_resource(
     check_name(name)
     url, options = _split(name, url_or_table)
     check_options(name, url, options)
-    options.pop(POOL_SIZE_MAX, None)  # the manager's, not the adapter's
+    for one in _MANAGERS:  # not the adapter's
+        options.pop(one, None)
     scheme = _scheme(name, url)
     adapter = _load(scheme)
     try:
@@ -80,9 +85,14 @@ def check_options(name: str, url: str, options: Mapping[str, str]) -> None:
             f"{POOL_SIZE_MAX} of the resource {name!r} must be a whole number above 0.",
             advice=f"Write for example: {POOL_SIZE_MAX} = 10",
         )
-    if not set(options) - {POOL_SIZE_MAX}:
+    if options.get(BACKUPS, "none") not in BACKUP_KINDS:
+        raise ConfigurationError(
+            f"{BACKUPS} of the resource {name!r} is {options[BACKUPS]!r}.",
+            advice=f"Write one of {', '.join(BACKUP_KINDS)}.",
+        )
+    if not set(options) - _MANAGERS:
         return
-    known = _load(_scheme(name, url)).option_names | {POOL_SIZE_MAX}
+    known = _load(_scheme(name, url)).option_names | _MANAGERS
     for option in options:
         if option not in known:
             near = difflib.get_close_matches(option, sorted(known), n=1)

@@ -19,14 +19,12 @@ import os
 import shutil
 import signal
 import subprocess
-import tempfile
 from collections.abc import Mapping
 from importlib.util import find_spec
 from pathlib import Path
-from types import TracebackType
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any, ClassVar
 
-from syncpoint.testing.servers.base import Account, GuardedProcess, ServerFailed, free_port, wait_until
+from syncpoint.testing.servers.base import Account, GuardedProcess, PrivateServer, ServerFailed, wait_until
 
 if TYPE_CHECKING:
     import psycopg
@@ -46,56 +44,31 @@ DEFAULT_SETTINGS: Mapping[str, str] = {
     "log_line_prefix": "%m [%p] ",
     "lc_messages": "C",
 }
+NOT_FORCED = "fsync = 'off'\n"
 
 
-class PostgresServer:
+class PostgresServer(PrivateServer):
     """One private PostgreSQL.
 
     Parameters: `folder` (made when missing; a temporary one, removed on leaving, when None), `settings` (server
     settings that override `DEFAULT_SETTINGS`; fsync is on unless given), `port` (a free one below 32768 when None).
     """
 
+    NAME: ClassVar[str] = "postgres"
+    DEFAULT_SETTINGS: ClassVar[Mapping[str, str]] = DEFAULT_SETTINGS
+
     def __init__(
         self, folder: str | Path | None = None, settings: Mapping[str, str] | None = None, port: int | None = None
     ) -> None:
-        self._own_folder = folder is None
-        self.folder = Path(tempfile.mkdtemp(prefix="syncpoint-postgres-") if folder is None else folder).absolute()
-        self.settings = {**DEFAULT_SETTINGS, **(settings or {})}
-        self.port = port or free_port()
+        super().__init__(folder, settings, port)
         self._account = Account.choose()
-        self._process: GuardedProcess | None = None
-
-    def __repr__(self) -> str:
-        return f"<PostgresServer port={self.port} {'running' if self.running else 'stopped'}>"
 
     @staticmethod
     def available() -> bool:
         """Whether the server's programs and the Python driver are installed."""
         return _wheel() is not None and find_spec("psycopg") is not None
 
-    def __enter__(self) -> Self:
-        try:
-            self.start()
-        except BaseException:
-            self.remove()
-            raise
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.remove()
-
     # --- life ----------------------------------------------------------------------------------------
-
-    @property
-    def running(self) -> bool:
-        return self._process is not None and self._process.running
-
-    @property
-    def pid(self) -> int:
-        """The server's process; 0 when it does not run."""
-        return self._process.pid if self._process is not None and self._process.running else 0
 
     @property
     def data(self) -> Path:
@@ -105,8 +78,10 @@ class PostgresServer:
     def start(self) -> None:
         """Start the server, making its data folder the first time. Raises ServerFailed."""
         assert not self.running, "the server runs already"
-        if not (self.data / "PG_VERSION").exists():
+        fresh = not (self.data / "PG_VERSION").exists()
+        if fresh:
             self._install()
+        hurried = not fresh and self._hurry()
         command = [str(self._programs() / "bin" / "postgres"), "-D", str(self.data), "-p", str(self.port)]
         # The server writes its log itself: its output otherwise goes nowhere.
         command += ["-c", "logging_collector=off"]
@@ -114,6 +89,8 @@ class PostgresServer:
         self._process = GuardedProcess(["/bin/sh", "-c", log, "postgres", *command], self._account, signal.SIGQUIT)
         atexit.register(self._end_at_exit)
         self._wait_until_ready()
+        if hurried:
+            self._calm_down()
 
     def stop(self) -> None:
         """Shut down in order; open connections are cut."""
@@ -134,17 +111,6 @@ class PostgresServer:
         self._end(signal.SIGKILL)
         # A backend that still dies holds the shared memory: the next start would be refused.
         wait_until(lambda: all(_state(child) in "ZX" for child in children), "the backends are gone")
-
-    def restart(self) -> None:
-        """Shut down in order and start again on the same folder and port."""
-        self.stop()
-        self.start()
-
-    def remove(self) -> None:
-        """End the server at once and remove a folder that was its own."""
-        self.kill()
-        if self._own_folder:
-            shutil.rmtree(self.folder, ignore_errors=True)
 
     # --- use -----------------------------------------------------------------------------------------
 
@@ -219,6 +185,27 @@ class PostgresServer:
         lines = (f"{name} = '{value}'\n" for name, value in self.settings.items())
         with (self.data / "postgresql.auto.conf").open("a") as file:
             file.writelines(lines)
+
+    def _hurry(self) -> bool:
+        """Have no file forced while it recovers from a crash: a server with many databases forces every file of theirs
+        then, for a minute and more on a busy machine. No power cut threatens; what processes wrote is there."""
+        settings = self.data / "postgresql.auto.conf"
+        text = settings.read_text()
+        if "fsync" in text:
+            return False
+        settings.write_text(text + NOT_FORCED)
+        return True
+
+    def _calm_down(self) -> None:
+        """Force again, as ever, from here on."""
+        settings = self.data / "postgresql.auto.conf"
+        settings.write_text(settings.read_text().replace(NOT_FORCED, ""))
+        os.kill(self.pid, signal.SIGHUP)
+        wait_until(self._forces, "PostgreSQL forces its files again")
+
+    def _forces(self) -> bool:
+        with self.connect() as observer:
+            return observer.execute("SHOW fsync").fetchall() == [("on",)]
 
     def _wait_until_ready(self) -> None:
         try:
