@@ -147,9 +147,9 @@ class Bench:
 
     def manager(self, resources: str = "ab", **options: Any) -> syncpoint.TransactionManager:
         """Another process, as far as the journal can tell: an incarnation of its own. Closed at the end. `hasty`: quick
-        to take others for dead, where that is only guessed."""
+        to take others for dead, where that is only guessed. `url`: the same journal, by another way."""
         options.setdefault("background", False)
-        journal = self.journal_named(options.pop("journal", "journal"))
+        journal = options.pop("url", "") or self.journal_named(options.pop("journal", "journal"))
         if options.pop("hasty", False):
             journal = self.place.hasty(journal)
         manager = syncpoint.TransactionManager(journal, self.urls(resources), **options).open()

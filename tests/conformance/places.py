@@ -36,6 +36,9 @@ PATIENT = "heartbeat_s=0.2&dead_after_s=30"
 HASTY = "heartbeat_s=0.05&dead_after_s=0.5"
 """For tests that kill or stop processes: they are soon missed. A wrong guess costs a retry."""
 
+QUIET = "heartbeat_s=60&dead_after_s=300"
+"""Nothing is sent but what is asked for: for tests that count packets, or lose one."""
+
 TABLES = ("journal", "incarnation", "heartbeat", "record", "claim", "note", "known")
 
 

@@ -59,7 +59,7 @@ class AsyncBench(Bench):
     async def running(self, resources: str = "ab", **options: Any) -> AsyncIterator[syncpoint.AsyncTransactionManager]:
         options.setdefault("background", False)
         journal = options.pop("journal", "journal")
-        manager = syncpoint.AsyncTransactionManager(self.folder / journal, self.urls(resources), **options)
+        manager = syncpoint.AsyncTransactionManager(self.journal_named(journal), self.urls(resources), **options)
         async with manager:
             yield manager
 

@@ -39,7 +39,7 @@ def bench(tmp_path: Path) -> Iterator[AsyncBench]:
 def store(bench: AsyncBench, monkeypatch: pytest.MonkeyPatch) -> Store:
     """The journal of every manager of this test, in the database of `a`."""
     store = Store(bench.a)
-    monkeypatch.setattr(assembly.Plan, "_journal", lambda plan, mode: MemoryJournal(store))
+    monkeypatch.setattr(assembly.Plan, "_journal", lambda plan, *_: MemoryJournal(store))
     return store
 
 

@@ -101,7 +101,7 @@ def test_a_decided_branch_that_nobody_sees_is_listed(bench: Bench) -> None:
 def test_two_names_for_one_server_list_a_branch_once(bench: Bench) -> None:
     bench.departed("a", decided=False)
     url = bench.urls("a")["a"]
-    with syncpoint.TransactionManager(bench.folder / "journal", {"one": url, "two": url}, background=False) as manager:
+    with syncpoint.TransactionManager(bench.journal, {"one": url, "two": url}, background=False) as manager:
         assert len(manager.in_doubt()) == 1
         manager.recover()
         assert manager.in_doubt() == []

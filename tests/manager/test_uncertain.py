@@ -41,7 +41,7 @@ def bench(tmp_path: Path) -> Iterator[AsyncBench]:
 def store(request: pytest.FixtureRequest, bench: AsyncBench, monkeypatch: pytest.MonkeyPatch) -> Store:
     """The journal of every manager of this test: in a database of its own, or in that of `a`."""
     store = Store(bench.a if request.param == "in a" else None)
-    monkeypatch.setattr(assembly.Plan, "_journal", lambda plan, mode: MemoryJournal(store))
+    monkeypatch.setattr(assembly.Plan, "_journal", lambda plan, *_: MemoryJournal(store))
     monkeypatch.setattr(deciding, "PAUSE_S_MIN", 0.001)
     return store
 

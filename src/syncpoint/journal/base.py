@@ -157,6 +157,12 @@ class Journal(ABC):
         return True
         yield from ()
 
+    def refused(self) -> Script[None]:
+        """A branch could not commit with our decision inside. If that is because this process was taken for dead, draw
+        another incarnation now: a wrong guess costs one retry, not each until we notice (O34). Never raises."""
+        return
+        yield
+
     @abstractmethod
     def resource(self, name: str) -> Guid | None:
         """The GUID recorded under this resource name."""

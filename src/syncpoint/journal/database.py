@@ -233,10 +233,14 @@ class DatabaseJournal(Journal):
         """See `Journal.decision`."""
         return self._store.in_branch(self._sql.commit(record))
 
+    def refused(self) -> Script[None]:
+        """See `Journal.refused`."""
+        yield from self._living.refused()
+
     def _commit(self, record: Commit) -> Script[Verdict]:
         said = yield from self._wire.insist([self._sql.commit(record)], "force a Commit record", repeat=False)
         if said.trouble is Trouble.FENCED:
-            self._living.wanted.set()  # see who keeps us
+            yield from self._living.refused()
             return Verdict.REFUSED
         if said.trouble is Trouble.DUPLICATE:
             return Verdict.REFUSED

@@ -12,7 +12,7 @@ not stand in line behind decisions. Not for: SQL (statements.py), or what the de
 
 from __future__ import annotations
 
-from syncpoint.errors import JournalError, JournalRefused, JournalUncertain
+from syncpoint.errors import JournalError, JournalRefused, JournalUncertain, SyncpointError
 from syncpoint.ids import Attempt, Guid, Incarnation
 from syncpoint.journal import rows
 from syncpoint.journal.statements import Statements
@@ -130,6 +130,15 @@ class Living:
                 yield from self._draw()
         finally:
             self._anew.release()
+
+    def refused(self) -> Script[None]:
+        """A record of ours was refused, perhaps since we were taken for dead: then begin anew at once. Never raises."""
+        own = self.incarnation
+        try:
+            if not (yield from self.confirm(own)):
+                yield from self._begin_anew(own)
+        except SyncpointError:
+            self.wanted.set()  # the next sign of life tries again
 
     def make_durable(self) -> Script[None]:
         """A forced write of our own: all that could be read before it is on disk after it (O59).

@@ -188,6 +188,7 @@ def _decide(work: Work, records: tuple[Record, ...], number: BranchNumber) -> Sc
         return coordinator.accepted()
     if isinstance(said, Vote):
         _note_refusal(work, said)
+        yield from work.core.journal.refused()
         return coordinator.refused(f"{branch.handle.name} could not commit it: {said.reason}")
     return coordinator.force_lost()
 
