@@ -87,6 +87,10 @@ class Stop:
         return ""
 
 
+class NotReached(AssertionError):
+    """The play went another way this time."""
+
+
 Strike = Callable[[Stop, Step | None], None]
 """Called right before the step, in whatever thread performs it. What it raises is the step's error."""
 Lift = Callable[[Stop, Done[Any] | Failed], Done[Any] | Failed | None]
@@ -115,7 +119,7 @@ class Striker(Trap):
         self._strike = strike
         self._lift = lift
         self._again = again
-        self._times: Counter[tuple[str, int]] = Counter()
+        self._times: Counter[tuple[Place, bool]] = Counter()
         self._guard = threading.Lock()
 
     def _observe(self, point: StepPoint, step: Step) -> None:
@@ -124,10 +128,11 @@ class Striker(Trap):
         if not places or not isinstance(step, KINDS):
             return
         place, function, server = _named(places, point.function)
+        apart = is_background(places)  # counted by itself: it may come at any time
         with self._guard:
-            self._times[place] += 1
-            nth, last = self._times[place], function.rpartition(".")[2]
-            stop = Stop(*place, nth, type(step).__name__, last, server, is_background(places))
+            self._times[place, apart] += 1
+            nth, last = self._times[place, apart], function.rpartition(".")[2]
+            stop = Stop(*place, nth, type(step).__name__, last, server, apart)
         self.visit(stop, step)
 
     def visit(self, stop: Stop, step: Step | None = None) -> None:

@@ -17,7 +17,7 @@ from syncpoint.steps import Step
 from tests.crash import journals
 from tests.crash.async_plays import SCENES, AsyncScene, Player
 from tests.crash.budget import some
-from tests.crash.faults import Stop, Striker, Tally, Theatre, plain_resources, quiet, settle
+from tests.crash.faults import NotReached, Stop, Striker, Tally, Theatre, plain_resources, quiet, settle
 from tests.crash.harness import Zygote
 from tests.crash.scenes import Left
 from tests.crash.scenes_recovery import DECIDED, HALF, PREPARED
@@ -112,7 +112,8 @@ def cancel(player: Player, scene: AsyncScene, stop: Stop, way: str) -> None:
 
     striker = Striker(stop, strike, again=way == "cancel again")
     played = player.play(scene, striker)
-    assert played.struck, "it was not reached"
+    if not played.struck:
+        raise NotReached(f"it was not reached: {played}")
     if scene.wait == "decided" and played.error is None:
         return  # it came in phase two, when the block had ended
     expected = TimeoutError if way == "timeout" else CancelledError

@@ -6,6 +6,7 @@ what there is, at all of it in a full run (budget.py). Not for: SIGKILL (test_ki
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Iterator
 
 import pytest
@@ -17,7 +18,7 @@ from syncpoint.steps import Script
 from tests.crash import async_plays
 from tests.crash.async_plays import Player
 from tests.crash.budget import some
-from tests.crash.faults import Stop, Striker, Tally, Theatre, quiet
+from tests.crash.faults import NotReached, Stop, Striker, Tally, Theatre, quiet
 from tests.crash.harness import Zygote
 from tests.crash.journals import DECIDERS, IN_LEDGER
 from tests.crash.scenes import Scene, load
@@ -49,12 +50,15 @@ LOST_IN = (
     "journal_is_cleaned",
     "journal_is_administered",
 )
-RESTARTED_IN = ("transfer_with_id", "recover_decided", "taken_for_dead")
+RESTARTED_IN = ("transfer_with_id", "recover_decided", "decision_never_arrived")
 CANCELLED_IN = ("with_id", "without_id", "answered_when_decided", "one_of_three", "two_of_three", "gives_up")
 LEFT = (PREPARED, DECIDED, HALF)
 
 SETUP_SCENES = frozenset(("first_contact", "recover_decided", "evidence_is_cleaned"))
 SETUP_OF_JOURNAL = SETUP | {"read_head", "_begin", "_draw", "_learn", "highest_incarnation", "leave", "_refuse_lies"}
+SLOW = frozenset((("taken_for_dead", "hold_request"), ("journal_is_cleaned", "hold_request")))
+"""What is held back keeps its locks, and the scene goes on with the same rows."""
+ONCE = frozenset(("initialise", "make_tables"))
 TIMES_MAX = 2
 
 
@@ -78,12 +82,19 @@ def kind(request: pytest.FixtureRequest, theatre: Theatre) -> str:
 
 
 def of_interest(scene: Scene, stops: list[Stop]) -> list[Stop]:
-    """What is the same in every scene is tried in a few."""
-    return [
-        stop
-        for stop in stops
-        if stop.nth <= TIMES_MAX and (scene.name in SETUP_SCENES or stop.function not in SETUP_OF_JOURNAL)
-    ]
+    """What is the same in every scene is tried in a few; what comes once in a database's life, where it is made to."""
+    left_out = (set() if scene.name in SETUP_SCENES else SETUP_OF_JOURNAL) | (set() if scene.fresh else ONCE)
+    return [stop for stop in stops if stop.nth <= TIMES_MAX and stop.function not in left_out]
+
+
+@contextlib.contextmanager
+def reached(stop: Stop) -> Iterator[None]:
+    """How many connections the journal opens depends on what its background has in use just then."""
+    try:
+        yield
+    except NotReached:
+        if stop.function != "open":
+            raise
 
 
 @pytest.mark.parametrize("name", LOST_IN)
@@ -97,7 +108,7 @@ def test_losing_any_reply_tears_nothing(
         recorded = play(theatre, zygote, scene, Striker())
         assert not recorded.error, recorded.error
         stops = [stop for stop in of_interest(scene, recorded.stops) if stop.resource in ALL]
-        faults = [(stop, way) for stop in stops for way in ways_of(stop)]
+        faults = [(stop, way) for stop in stops for way in ways_of(stop) if (name, way) not in SLOW]
         assert any(stop.server for stop in stops), "no packet of the journal's"
         for stop, way in some(faults):
             with tally.attempt(f"{way} at {stop}"):
@@ -137,7 +148,7 @@ def test_restarting_a_database_anywhere_tears_nothing(
     with quiet():
         stops = [stop for stop in of_interest(scene, play(theatre, zygote, scene, Striker()).stops) if stop.nth == 1]
         for stop in some(stops):
-            with tally.attempt(f"restart at {stop}"):
+            with tally.attempt(f"restart at {stop}"), reached(stop):
                 restart_at(theatre, zygote, scene, stop)
                 tally.points.add(stop.place)
     tally.finish()
@@ -154,7 +165,7 @@ def test_cancelling_at_any_step_tears_nothing(
     with quiet():
         stops = [stop for stop in player.play(scene, Striker()).stops if not stop.in_background]
         for stop in some(stops):
-            with tally.attempt(f"{way} at {stop}"):
+            with tally.attempt(f"{way} at {stop}"), reached(stop):
                 cancel(player, scene, stop, way)
     tally.finish()
 
@@ -168,7 +179,7 @@ def test_cancelling_recovery_at_any_step_tears_nothing(
     with quiet():
         stops = [stop for stop in recover(theatre, zygote, left, None) if not stop.in_background]
         for stop in some(stops):
-            with tally.attempt(f"cancel at {stop}"):
+            with tally.attempt(f"cancel at {stop}"), reached(stop):
                 recover(theatre, zygote, left, stop)
     tally.finish()
 

@@ -12,7 +12,7 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 
 from syncpoint.steps import Step
-from tests.crash.faults import Stop, Striker, Tally, Theatre, quiet
+from tests.crash.faults import NotReached, Stop, Striker, Tally, Theatre, quiet
 from tests.crash.harness import Zygote
 from tests.crash.scenes import Scene, load
 from tests.crash.test_lost_replies import SETUP, play
@@ -87,7 +87,8 @@ def restart_at(theatre: Theatre, zygote: Zygote, scene: Scene, stop: Stop) -> No
         theatre.auditor.played()
 
     played = play(theatre, zygote, scene, Striker(stop, strike))
-    assert played.struck, "it was not reached"
+    if not played.struck:
+        raise NotReached(f"it was not reached: {played}")
 
 
 def restarts_for(theatre: Theatre, stop: Stop) -> list[Callable[[], None]]:
