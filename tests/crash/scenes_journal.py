@@ -164,8 +164,8 @@ def taken_for_dead(run: Run) -> None:
     run.transfer(first)
     if taken.is_set():  # what this scene is for may itself be lost
         wait_until(has_begun_anew, "another incarnation")
+    second.recover(wait_seconds=10.0)  # else what is still in doubt keeps its locks
     run.transfer(first, name=run.name + "-again")
-    second.recover(wait_seconds=10.0)
 
 
 @scene(journals=ADDED)

@@ -231,7 +231,7 @@ def idle_connections_die(run: Run) -> None:
 @scene(expects={"": (BANK,), "-two": (BANK,)})
 def waits_for_a_session(run: Run) -> None:
     """All that its resource may have are in use: first come, first served."""
-    manager = run.manager(resources={BANK: {"url": run.world.bank_url, "pool_size_max": 1}})
+    manager = run.manager(resources={BANK: {"url": run.world.resources()[BANK], "pool_size_max": 1}})
     pool = manager._core.handles[BANK].pool
 
     def second() -> None:
