@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
 import pytest
@@ -12,20 +12,30 @@ import pytest
 from syncpoint.testing.servers.mariadb import MariadbServer
 from syncpoint.testing.servers.postgres import PostgresServer
 from tests.crash.harness import Stage, Zygote
+from tests.crash.journals import EVERYWHERE, FOLDER
 from tests.crash.summary import pytest_terminal_summary
 from tests.crash.world import World
 
-__all__ = ["announce", "pytest_terminal_summary", "shared_folder", "stage"]
+__all__ = ["announce", "pytest_terminal_summary", "shared_folder", "stage", "stages"]
+
+Stages = Mapping[str, Stage]
 
 
 @pytest.fixture(scope="session")
-def stage(
+def stages(
     postgres_server: PostgresServer, mariadb_server: MariadbServer, tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[Stage]:
-    """Where scenes are played."""
+) -> Iterator[Stages]:
+    """Where scenes are played, by the kind of journal; one play at a time."""
     folder = tmp_path_factory.mktemp("crash")
     with Zygote() as zygote:
-        yield Stage(World.make(postgres_server, mariadb_server, folder), zygote, folder)
+        world = World.make(postgres_server, mariadb_server, folder)
+        yield {kind: Stage(world, zygote, folder, kind) for kind in EVERYWHERE}
+
+
+@pytest.fixture(scope="session")
+def stage(stages: Stages) -> Stage:
+    """The one with the journal in a folder."""
+    return stages[FOLDER]
 
 
 @pytest.fixture(scope="session")

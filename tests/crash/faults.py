@@ -21,18 +21,13 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Self
 
-import apsw
-import psycopg
-import pymysql
 import pytest
 
 from syncpoint.errors import OutcomePending
-from syncpoint.ids import GID_PREFIX, XA_FORMAT_ID
 from syncpoint.manager.reports import OutcomeState
 from syncpoint.manager.sync import TransactionManager
 from syncpoint.runners.points import StepPoint
@@ -40,9 +35,12 @@ from syncpoint.steps import Batch, Blocking, Call, Done, Failed, Gather, Local, 
 from syncpoint.testing.proxy import FaultProxy
 from syncpoint.testing.servers.mariadb import MariadbServer
 from syncpoint.testing.servers.postgres import PostgresServer
+from tests.crash import journals
+from tests.crash.auditor import Auditor
+from tests.crash.points import Kind, enumerate_points
 from tests.crash.run import Run
 from tests.crash.scenes import Scene
-from tests.crash.trap import Trap, places_of
+from tests.crash.trap import Place, Trap, is_background, places_of
 from tests.crash.world import ALL, AUDIT, BANK, LEDGER, World, as_mapping
 
 SETTLE_S_MAX = 20.0
@@ -64,6 +62,10 @@ class Stop:
     """The step's class."""
     function: str
     """The last part of its name."""
+    server: str = ""
+    """For a packet of the journal's: at whose server it is."""
+    in_background: bool = False
+    """Not on the transaction's way."""
 
     def __str__(self) -> str:
         return f"{self.file}:{self.line} {self.function}, time {self.nth}"
@@ -74,7 +76,9 @@ class Stop:
 
     @property
     def resource(self) -> str:
-        """Whose step it is; empty for the journal's and the manager's."""
+        """Whose step it is; empty for the manager's, and a folder journal's."""
+        if self.server:
+            return self.server
         for beginning, name in (("postgres", BANK), ("mariadb", LEDGER), ("sqlite", AUDIT)):
             if self.file.startswith(f"resources/{beginning}"):
                 return name
@@ -119,10 +123,11 @@ class Striker(Trap):
         places = places_of(point)
         if not places or not isinstance(step, KINDS):
             return
-        file, line = places[-1]
+        place, function, server = _named(places, point.function)
         with self._guard:
-            self._times[places[-1]] += 1
-            stop = Stop(file, line, self._times[places[-1]], type(step).__name__, point.function.rpartition(".")[2])
+            self._times[place] += 1
+            nth, last = self._times[place], function.rpartition(".")[2]
+            stop = Stop(*place, nth, type(step).__name__, last, server, is_background(places))
         self.visit(stop, step)
 
     def visit(self, stop: Stop, step: Step | None = None) -> None:
@@ -144,6 +149,20 @@ class Striker(Trap):
             if self._lift is not None:
                 outcome = self._lift(self._at, outcome) or outcome
         return super()._observe_after(point, step, outcome) or outcome
+
+
+_PACKETS = {(point.file, point.line): point.function for point in enumerate_points() if point.kind is Kind.PACKET}
+_STORES = {"journal/postgres_store.py": BANK, "journal/mariadb_store.py": LEDGER}
+
+
+def _named(places: list[Place], function: str) -> tuple[Place, str, str]:
+    """(place, function, server) of a step. A packet of the journal's is called after who has it sent."""
+    server = _STORES.get(places[-1][0], "")
+    if server:
+        for place in reversed(places):
+            if place in _PACKETS:
+                return place, _PACKETS[place], server
+    return places[-1], function, ""
 
 
 # --- playing a scene in this process --------------------------------------------------------------------------------
@@ -216,6 +235,8 @@ class Theatre:
         self.proxies = {BANK: FaultProxy(self.world.bank_url), LEDGER: FaultProxy(self.world.ledger_url)}
         self.auditor = Auditor(self.world)
         self.plays = 0
+        self.kind = journals.FOLDER
+        """Where the journal of the next plays is."""
 
     @classmethod
     @contextlib.contextmanager
@@ -256,7 +277,7 @@ class Theatre:
 
     def again(self) -> World:
         self.plays += 1
-        return self.world.again(self.folder)
+        return self.world.again(self.folder, self.kind)
 
     def behind_proxies(self, world: World) -> World:
         """The same databases, through the proxies."""
@@ -288,6 +309,8 @@ class Theatre:
                 run.close()
         let_go()
         self.calm_down()
+        if scene.mend is not None:
+            scene.mend(world)
         told.update(run.told)
         played = Played(list(striker.stops), striker.has_struck, error=error)
         state = settle(world, name if scene.user_id else "", heuristic=scene.is_heuristic)
@@ -343,6 +366,7 @@ def plain_resources(world: World, names: Iterable[str] = ALL) -> dict[str, str]:
 def settle(world: World, user_id: str = "", *, heuristic: bool = False) -> OutcomeState | None:
     """Recover in a manager of its own; nothing may be left in doubt, unreachable, or decided by somebody alone.
     Returns what is told about `user_id`, if one is given."""
+    journals.let_time_pass(world)
     resources = plain_resources(world)
     manager = TransactionManager(world.journal, resources, background=False)
     try:
@@ -354,100 +378,6 @@ def settle(world: World, user_id: str = "", *, heuristic: bool = False) -> Outco
         return manager.outcome(user_id).state if user_id else None
     finally:
         manager.close()
-
-
-class Auditor:
-    """`World.audit` on connections that stay open: thousands of faults are judged by it. It changes nothing."""
-
-    def __init__(self, world: World) -> None:
-        self._world = world
-        self._bank: psycopg.Connection[tuple[Any, ...]] | None = None
-        self._ledger: Any = None
-        self._is_new = True
-        """A play has been since: connections may be dead."""
-
-    def played(self) -> None:
-        """Something has happened; the next look begins with connections that are known to live."""
-        self._is_new = True
-
-    def close(self) -> None:
-        """Also after a server was restarted: the next audit connects anew."""
-        for one in (self._bank, self._ledger):
-            if one is not None:
-                with contextlib.suppress(Exception):
-                    one.close()
-        self._bank = self._ledger = None
-
-    def audit(self, world: World, transfer: str, told: str, where: Iterable[str] = ALL) -> str:
-        """Returns "committed" or "aborted". `told` as for `World.audit`."""
-        rows = self.rows(world, transfer)
-        assert set(rows.values()) <= {0, 1}, f"{transfer}: applied twice: {rows}"
-        counted = {rows[name] for name in where} or {0}
-        assert len(counted) == 1, f"{transfer}: torn: {rows}"
-        assert all(rows[name] == 0 for name in ALL if name not in where), f"{transfer}: strange rows: {rows}"
-        outcome = "committed" if counted == {1} else "aborted" if where else told or "aborted"
-        assert told in ("", outcome), f"{transfer}: told {told}, but {outcome}: {rows}"
-        self.check_free(transfer)
-        self._check_audit_is_free(world, transfer)
-        return outcome
-
-    def rows(self, world: World, transfer: str) -> dict[str, int]:
-        query = "SELECT count(*) FROM transfer WHERE id = "
-        counted = {BANK: self.bank.execute(query + "%s", (transfer,)).fetchall()[0][0]}
-        with self.ledger.cursor() as cursor:
-            cursor.execute(query + "%s", (transfer,))
-            counted[LEDGER] = cursor.fetchone()[0]
-        with closing(apsw.Connection(world.audit_path)) as audit:
-            counted[AUDIT] = audit.execute(query + "?", (transfer,)).fetchall()[0][0]
-        return counted
-
-    def check_free(self, transfer: str) -> None:
-        """Nothing in doubt, and no lock on any account, in either server."""
-        gids = self.bank.execute("SELECT gid FROM pg_prepared_xacts WHERE starts_with(gid, %s)", (GID_PREFIX,))
-        assert gids.fetchall() == [], f"{transfer}: left in doubt in PostgreSQL"
-        with self.ledger.cursor() as cursor:
-            cursor.execute("XA RECOVER FORMAT='SQL'")
-            left = [row[3] for row in cursor.fetchall() if row[0] == XA_FORMAT_ID]
-        assert left == [], f"{transfer}: left in doubt in MariaDB: {left}"
-        bank = self.bank
-        with bank.transaction(force_rollback=True):
-            bank.execute("SELECT 1 FROM account FOR UPDATE NOWAIT")
-        with self.ledger.cursor() as cursor:
-            cursor.execute("BEGIN")
-            cursor.execute("SELECT 1 FROM account FOR UPDATE NOWAIT")
-            cursor.fetchall()
-            cursor.execute("ROLLBACK")
-
-    def _check_audit_is_free(self, world: World, transfer: str) -> None:
-        with closing(apsw.Connection(world.audit_path)) as audit:
-            audit.set_busy_timeout(1000)
-            try:
-                audit.execute("BEGIN IMMEDIATE; ROLLBACK")
-            except apsw.BusyError:
-                raise AssertionError(f"{transfer}: the SQLite file is locked") from None
-
-    @property
-    def bank(self) -> psycopg.Connection[tuple[Any, ...]]:
-        self._reconnect_if_dead()
-        if self._bank is None:
-            self._bank = self._world.bank()
-        return self._bank
-
-    @property
-    def ledger(self) -> Any:
-        self._reconnect_if_dead()
-        if self._ledger is None:
-            self._ledger = self._world.ledger()
-        return self._ledger
-
-    def _reconnect_if_dead(self) -> None:
-        if self._is_new:
-            self._is_new = False
-            try:
-                self.bank.execute("SELECT 1")
-                self.ledger.query("DO 1")
-            except (psycopg.Error, pymysql.MySQLError):  # a scene has ended all connections, or a server was restarted
-                self.close()
 
 
 @contextlib.contextmanager

@@ -17,6 +17,9 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
+import psycopg
+
+from tests.crash import journals
 from tests.crash.scenes import Scene, load
 from tests.crash.trap import Place, Target
 from tests.crash.world import ALL, World, as_mapping
@@ -123,16 +126,17 @@ class Played:
 class Stage:
     """One set of databases, and a zygote. Each play gets a fresh journal and a fresh SQLite file."""
 
-    def __init__(self, world: World, zygote: Zygote, folder: Path) -> None:
+    def __init__(self, world: World, zygote: Zygote, folder: Path, kind: str = journals.FOLDER) -> None:
         self.world = world
         self.zygote = zygote
         self.folder = folder
+        self.kind = kind
         self.plays = 0
 
     def play(self, scene: Scene, target: Target | None = None, disk: tuple[int, bool] | None = None) -> Played:
         """Play a scene, then settle and audit. Raises NotHit when it did not die at `target`, or at its n-th write
         to the `disk`."""
-        world = self.world.again(self.folder)
+        world = self.world.again(self.folder, self.kind)
         try:
             return self._play(world, scene, target, disk)
         except AssertionError:
@@ -141,12 +145,15 @@ class Stage:
 
     def _play(self, world: World, scene: Scene, target: Target | None, disk: tuple[int, bool] | None) -> Played:
         self.plays += 1
-        transfer = f"{scene.name}-{self.plays}"
+        transfer = f"{scene.name}-{self.kind}-{self.plays}"
         told = self._leave_behind(world, scene, transfer)
         if scene.fresh:
             _drop_schemas(world)
         said = self.zygote.run(world, scene.name, transfer, target, disk)
         self.zygote.let_go()
+        if scene.mend is not None:
+            scene.mend(world)
+        journals.let_time_pass(world)
         if not said.killed:
             said.check()
         told.update(said.told())
@@ -161,8 +168,10 @@ class Stage:
     def _leave_behind(self, world: World, scene: Scene, transfer: str) -> dict[str, str]:
         told = {}
         for left in scene.left:
-            said = self.zygote.run(world, left.scene, transfer + left.transfer, left.target)
-            assert said.killed, f"{left.scene} did not die {left.target}: {said.last('error')}\n{said.last('trace')}"
+            target = left.target_in(world)
+            said = self.zygote.run(world, left.scene, transfer + left.transfer, target)
+            assert said.killed, f"{left.scene} did not die {target}: {said.last('error')}\n{said.last('trace')}"
+            journals.let_time_pass(world)
             told[transfer + left.transfer] = left.outcome
         return told
 
@@ -220,7 +229,9 @@ def _drop_schemas(world: World) -> None:
         bank.execute("DROP SCHEMA IF EXISTS syncpoint CASCADE")
     with closing(world.mariadb.connect()) as root, root.cursor() as cursor:
         cursor.execute("DROP DATABASE IF EXISTS syncpoint")
+    with psycopg.connect(world.apart_url, autocommit=True) as apart:
+        apart.execute("DROP SCHEMA IF EXISTS syncpoint CASCADE")
 
 
-def scenes_tried() -> list[Scene]:
-    return [scene for scene in load().values() if scene.is_tried]
+def scenes_tried(kind: str) -> list[Scene]:
+    return [scene for scene in load().values() if scene.is_tried and kind in scene.journals]

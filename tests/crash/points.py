@@ -1,6 +1,7 @@
 """Every point at which a crash is tried, enumerated from the source: nobody lists them by hand.
 
     YIELD   every `yield` in `resources/` and `journal/`: a statement, a disk operation, a force
+    PACKET  every call in `journal/` that has a packet sent to the journal's database
     FORCE   every call of `journal.force` in `manager/`: a record on its way to the disk
     SEND    every Gather, and every call of a resource's script, in `manager/`: somebody is told something
 
@@ -10,7 +11,7 @@
 from __future__ import annotations
 
 import ast
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
@@ -23,6 +24,7 @@ PACKAGE = Path(syncpoint.__file__).parent
 
 class Kind(StrEnum):
     YIELD = "yield"
+    PACKET = "packet"
     FORCE = "force"
     SEND = "send"
 
@@ -44,11 +46,9 @@ class Point:
 def enumerate_points(package: Path = PACKAGE) -> frozenset[Point]:
     """All points in the source below `package`."""
     points: set[Point] = set()
-    for folder in ("resources", "journal"):
+    for folder in ("resources", "journal", "manager"):
         for path in sorted((package / folder).glob("*.py")):
-            points.update(_points_in(path, package, only_yields=True))
-    for path in sorted((package / "manager").glob("*.py")):
-        points.update(_points_in(path, package, only_yields=False))
+            points.update(_points_in(path, package, _KINDS[folder]))
     return frozenset(points)
 
 
@@ -66,21 +66,46 @@ def resolve(hits: Iterable[tuple[str, int]], points: frozenset[Point]) -> frozen
     return frozenset(by_place[place] for place in hits if place in by_place)
 
 
-def _points_in(path: Path, package: Path, *, only_yields: bool) -> Iterator[Point]:
+def _points_in(path: Path, package: Path, kind_of: Callable[[str, str, ast.AST], Kind | None]) -> Iterator[Point]:
     tree = ast.parse(path.read_text(encoding="utf-8"), str(path))
     file = path.relative_to(package).as_posix()
     for function, node in _walk(tree, ""):
-        if only_yields:
-            if isinstance(node, ast.Yield):
-                yield Point(file, node.lineno, function, Kind.YIELD)
-        elif isinstance(node, ast.YieldFrom) and isinstance(node.value, ast.Call):
-            called = ast.unparse(node.value.func)
-            if called.endswith("journal.force"):
-                yield Point(file, node.lineno, function, Kind.FORCE)
-            elif ".resource." in called or called.startswith("resource."):
-                yield Point(file, node.lineno, function, Kind.SEND)
-        elif isinstance(node, ast.Yield) and node.value is not None and "Gather(" in ast.unparse(node.value):
-            yield Point(file, node.lineno, function, Kind.SEND)
+        kind = kind_of(path.name, function, node)
+        if kind is not None:
+            assert isinstance(node, ast.expr)
+            yield Point(file, node.lineno, function, kind)
+
+
+def _in_resources(name: str, function: str, node: ast.AST) -> Kind | None:
+    return Kind.YIELD if isinstance(node, ast.Yield) else None
+
+
+def _in_journal(name: str, function: str, node: ast.AST) -> Kind | None:
+    """What only passes packets on, for whoever, is no point."""
+    passes_on = name == "wire.py" or function.endswith("._ask")
+    if _called(node).endswith(_SENDERS) and not passes_on:
+        return Kind.PACKET
+    return Kind.YIELD if isinstance(node, ast.Yield) else None
+
+
+def _in_manager(name: str, function: str, node: ast.AST) -> Kind | None:
+    called = _called(node)
+    if called.endswith("journal.force"):
+        return Kind.FORCE
+    if ".resource." in called or called.startswith("resource."):
+        return Kind.SEND
+    is_gather = isinstance(node, ast.Yield) and node.value is not None and "Gather(" in ast.unparse(node.value)
+    return Kind.SEND if is_gather else None
+
+
+_KINDS = {"resources": _in_resources, "journal": _in_journal, "manager": _in_manager}
+_SENDERS = ("._ask", ".ask", ".insist", ".run")
+
+
+def _called(node: ast.AST) -> str:
+    """What a `yield from` delegates to."""
+    is_call = isinstance(node, ast.YieldFrom) and isinstance(node.value, ast.Call)
+    return ast.unparse(node.value.func) if is_call else ""  # type: ignore[attr-defined]
 
 
 def _walk(node: ast.AST, name: str, *, in_script: bool = False) -> Iterator[tuple[str, ast.AST]]:

@@ -18,7 +18,8 @@ import pymysql
 from syncpoint.errors import OutcomePending, TransactionAborted
 from syncpoint.manager.sync import TransactionManager
 from syncpoint.ports import Disk
-from tests.crash.trap import Trap
+from tests.crash import journals
+from tests.crash.trap import Trap, told_without
 from tests.crash.world import ALL, LEDGER, World, transfer
 
 
@@ -63,7 +64,7 @@ class Run:
         if LEDGER in resources:
             resources[LEDGER] += "?ssl=false"  # PyMySQL would read all certificates of the machine at every start
         resources.update(options.pop("resources", {}))
-        journal = options.pop("journal", self.world.journal)
+        journal = options.pop("journal", self.world.journal_over(resources))
         options.setdefault("background", False)
         options.setdefault("disk", self._disk)
         manager = TransactionManager(journal, resources, **options)
@@ -104,6 +105,22 @@ class Run:
             manager.close()
         for connection in self._open:
             connection.close()
+
+    # --- the journal, when it is in a database -----------------------------------------------------------------
+
+    def phase_two(self, what: str) -> str:
+        """How "COMMIT bank, COMMIT ledger, …" reads with this journal."""
+        return told_without(what, self.world.decider)
+
+    def journal_cursor(self) -> Any:
+        """Of a connection of its own to the journal's database, which commits every statement."""
+        if self.world.kind == journals.IN_LEDGER:
+            return self.ledger().cursor()
+        if self.world.kind == journals.IN_BANK:
+            return self.bank().cursor()
+        connection = psycopg.connect(self.world.apart_url, autocommit=True)
+        self._open.append(connection)
+        return connection.cursor()
 
     # --- other programs at the same databases ----------------------------------------------------------
 

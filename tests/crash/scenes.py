@@ -7,12 +7,13 @@ what must hold afterwards (harness.py).
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
+from tests.crash.journals import FOLDER
 from tests.crash.run import Run
 from tests.crash.trap import Target
-from tests.crash.world import ALL
+from tests.crash.world import ALL, World
 
 Act = Callable[[Run], None]
 
@@ -27,6 +28,12 @@ class Left:
     """How that transfer must come out: "committed", "aborted", or either."""
     transfer: str = ""
     """Added to the transfer's id."""
+    otherwise: Mapping[str, Target] = field(default_factory=dict)
+    """Decider -> where it died then."""
+
+    def target_in(self, world: World) -> Target:
+        """Where it died: the decider is not told with the others."""
+        return self.otherwise.get(world.decider) or self.target.without(world.decider)
 
 
 @dataclass(frozen=True)
@@ -48,6 +55,10 @@ class Scene:
     """Resources that die with their process: what was decided there stays listed, until a person forgets it."""
     is_tried: bool = True
     """False: only a beginning for others."""
+    journals: tuple[str, ...] = (FOLDER,)
+    """The kinds of journal with which it is tried."""
+    mend: Callable[[World], None] | None = None
+    """Sets right from outside, before anybody recovers, what it has spoilt."""
 
 
 SCENES: dict[str, Scene] = {}
@@ -62,6 +73,8 @@ def scene(
     is_heuristic: bool = False,
     forgets: tuple[str, ...] = (),
     is_tried: bool = True,
+    journals: tuple[str, ...] = (FOLDER,),
+    mend: Callable[[World], None] | None = None,
 ) -> Callable[[Act], Act]:
     """Register a function as a scene, under its name."""
 
@@ -77,6 +90,8 @@ def scene(
             is_heuristic=is_heuristic,
             forgets=forgets,
             is_tried=is_tried,
+            journals=journals,
+            mend=mend,
         )
         return act
 
@@ -87,12 +102,15 @@ def load() -> dict[str, Scene]:
     """All scenes, registered."""
     from tests.crash import (
         scenes_commit,
+        scenes_copies,
         scenes_databases,
+        scenes_journal,
         scenes_lent,
         scenes_memory,
         scenes_operators,
         scenes_recovery,
     )
 
-    assert all((scenes_commit, scenes_databases, scenes_lent, scenes_memory, scenes_operators, scenes_recovery))
+    loaded = (scenes_commit, scenes_databases, scenes_lent, scenes_memory, scenes_operators, scenes_recovery)
+    assert all((*loaded, scenes_copies, scenes_journal))
     return SCENES

@@ -8,6 +8,7 @@ import apsw
 import psycopg
 
 from syncpoint.errors import SyncpointError
+from tests.crash.journals import EVERYWHERE
 from tests.crash.run import GaveUp, Run
 from tests.crash.scenes import scene
 from tests.crash.world import ALL, AUDIT, BANK, LEDGER, transfer
@@ -18,23 +19,23 @@ NOWHERE: dict[str, tuple[str, ...]] = {"": ()}
 # --- transfers ----------------------------------------------------------------------------------------------
 
 
-@scene(user_id=True)
+@scene(user_id=True, journals=EVERYWHERE)
 def transfer_with_id(run: Run) -> None:
     run.transfer(run.manager(), id=run.name)
 
 
-@scene()
+@scene(journals=EVERYWHERE)
 def transfer_without_id(run: Run) -> None:
     run.transfer(run.manager())
 
 
-@scene()
+@scene(journals=EVERYWHERE)
 def answered_when_decided(run: Run) -> None:
     """Phase two follows in the background; `close` waits for it."""
     run.transfer(run.manager(), wait="decided")
 
 
-@scene(expects={"-bank": (BANK,), "-ledger": (LEDGER,), "-audit": (AUDIT,)})
+@scene(expects={"-bank": (BANK,), "-ledger": (LEDGER,), "-audit": (AUDIT,)}, journals=EVERYWHERE)
 def one_phase(run: Run) -> None:
     """One database alone writes: no record."""
     manager = run.manager()
@@ -42,7 +43,7 @@ def one_phase(run: Run) -> None:
         run.transfer(manager, (name,), f"{run.name}-{name}")
 
 
-@scene(expects={"": (BANK,)})
+@scene(expects={"": (BANK,)}, journals=EVERYWHERE)
 def one_writes_of_three(run: Run) -> None:
     """The others were opened and only read: asked, and not prepared (O03)."""
     with run.block(run.manager()) as tx:
@@ -51,21 +52,21 @@ def one_writes_of_three(run: Run) -> None:
         transfer(tx, run.name, (BANK,))
 
 
-@scene(expects={"": (BANK, LEDGER)})
+@scene(expects={"": (BANK, LEDGER)}, journals=EVERYWHERE)
 def two_write_of_three(run: Run) -> None:
     with run.block(run.manager()) as tx:
         tx.connect(AUDIT, read_only=True)
         transfer(tx, run.name, (BANK, LEDGER))
 
 
-@scene(expects=NOWHERE)
+@scene(expects=NOWHERE, journals=EVERYWHERE)
 def nobody_writes(run: Run) -> None:
     with run.block(run.manager()) as tx:
         for name in ALL:
             _read(tx, name)
 
 
-@scene(expects=NOWHERE)
+@scene(expects=NOWHERE, journals=EVERYWHERE)
 def nobody_may_write(run: Run) -> None:
     """With an id, and a serializable one: it must commit, for only then was what it read consistent."""
     manager = run.manager()
@@ -78,7 +79,7 @@ def nobody_may_write(run: Run) -> None:
             tx.connect(name, read_only=True)
 
 
-@scene(expects={"": (BANK,)}, user_id=True)
+@scene(expects={"": (BANK,)}, user_id=True, journals=EVERYWHERE)
 def writes_in_a_function(run: Run) -> None:
     """A SELECT that writes: only the vote finds out."""
     with run.bank() as bank:
@@ -117,7 +118,7 @@ def nested(run: Run) -> None:
 # --- aborts ---------------------------------------------------------------------------------------------------
 
 
-@scene()
+@scene(journals=EVERYWHERE)
 def gives_up(run: Run) -> None:
     """The user's code fails after it has written everywhere."""
     with run.block(run.manager(), fails=GaveUp) as tx:
@@ -125,7 +126,7 @@ def gives_up(run: Run) -> None:
         raise GaveUp
 
 
-@scene()
+@scene(journals=EVERYWHERE)
 def bank_votes_no(run: Run) -> None:
     """A deferred constraint fails at PREPARE; the others are told to abort (O04)."""
     with run.bank() as bank:
@@ -137,7 +138,7 @@ def bank_votes_no(run: Run) -> None:
         tx.connect(BANK).execute("INSERT INTO entry VALUES (99)")
 
 
-@scene()
+@scene(journals=EVERYWHERE)
 def bank_has_failed(run: Run) -> None:
     """An SQL error that the user's code swallowed (DATABASES PostgreSQL 1)."""
     with run.block(run.manager()) as tx:
@@ -146,7 +147,7 @@ def bank_has_failed(run: Run) -> None:
             tx.connect(BANK).execute("SELECT 1 / 0")
 
 
-@scene()
+@scene(journals=EVERYWHERE)
 def bank_cannot_prepare(run: Run) -> None:
     """A temporary table (DATABASES PostgreSQL 5)."""
     with run.block(run.manager()) as tx:
@@ -173,7 +174,7 @@ def serializable_reader_is_refused(run: Run) -> None:
             bank.execute("SELECT 1 / 0")
 
 
-@scene()
+@scene(journals=EVERYWHERE)
 def ledger_was_the_victim(run: Run) -> None:
     """A deadlock's victim, swallowed: XA ROLLBACK only (DATABASES MariaDB 4)."""
     other = run.ledger()
@@ -205,7 +206,7 @@ def _wait_for(other: object, mine: object) -> None:
     thread.join()
 
 
-@scene()
+@scene(journals=EVERYWHERE)
 def audit_cannot_capture(run: Run) -> None:
     """A table without a key: no changeset, so no vote."""
     with run.block(run.manager()) as tx:

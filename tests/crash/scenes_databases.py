@@ -6,6 +6,7 @@ from typing import Any
 
 import psycopg
 
+from tests.crash.journals import EVERYWHERE
 from tests.crash.run import Run
 from tests.crash.scenes import Left, scene
 from tests.crash.scenes_recovery import PHASE_TWO
@@ -13,13 +14,13 @@ from tests.crash.trap import Target
 from tests.crash.world import ALL, AUDIT, BANK, LEDGER
 
 
-@scene(fresh=True, user_id=True)
+@scene(fresh=True, user_id=True, journals=EVERYWHERE)
 def first_contact(run: Run) -> None:
     """Syncpoint's schema is made at first use."""
     run.transfer(run.manager(), id=run.name)
 
 
-@scene(fresh=True)
+@scene(fresh=True, journals=EVERYWHERE)
 def initialised_by_hand(run: Run) -> None:
     """As `syncpoint init` does it, twice."""
     manager = run.manager(open=False)

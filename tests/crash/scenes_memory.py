@@ -5,11 +5,14 @@ from __future__ import annotations
 import contextlib
 import threading
 from typing import Any
+from unittest import mock
 
+from syncpoint.manager import assembly
 from syncpoint.manager.sync import TransactionManager
 from syncpoint.resources.memory import LostReply, MemoryResource, MemoryServer, RowLocked
 from tests.crash.run import GaveUp, Run
 from tests.crash.scenes import scene
+from tests.manager.memory_journal import MemoryJournal, Store
 
 NOWHERE: dict[str, tuple[str, ...]] = {"": ()}
 LEFT, RIGHT = MEMORY = ("left", "right")
@@ -91,3 +94,15 @@ def memory_initialised(run: Run) -> None:
     session = manager._runner.run(resource.open())
     manager._runner.run(resource.initialise(session))
     manager._runner.run(resource.close(session))
+
+
+@scene(expects=NOWHERE, forgets=MEMORY)
+def memory_decides(run: Run) -> None:
+    """The journal lives in one of the servers: the branch there carries the decision."""
+    store = Store(MemoryServer.named(LEFT))
+    with mock.patch.object(assembly.Plan, "_journal", return_value=MemoryJournal(store)):
+        manager = _manager(run)
+    with manager.transaction() as tx:
+        for name in MEMORY:
+            tx.connect(name).put("a", 1)
+    assert MemoryServer.named(RIGHT).rows() == {"a": b"1"}

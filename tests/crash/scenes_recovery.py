@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import json
+import threading
 from typing import Any
 
 from syncpoint.errors import AlreadyCommitted, ConnectionLost
 from syncpoint.protocol.words import Answer, Evidence
 from syncpoint.steps import Done, Failed
+from syncpoint.testing.servers.base import wait_until
+from tests.crash.journals import EVERYWHERE
 from tests.crash.run import Run
 from tests.crash.scenes import Left, scene
 from tests.crash.trap import Target
@@ -18,7 +21,12 @@ PHASE_TWO = "COMMIT bank, COMMIT ledger, COMMIT audit"
 VOTES = "PREPARE bank, PREPARE ledger, PREPARE audit"
 PREPARED = Left("transfer_with_id", Target(what=VOTES, after=True), "aborted")
 DECIDED = Left("transfer_with_id", Target(what=PHASE_TWO), "committed")
-HALF = Left("transfer_with_id", Target(what="COMMIT PREPARED", after=True, hold=("XA COMMIT", "COMMIT")), "committed")
+HALF = Left(
+    "transfer_with_id",
+    Target(what="COMMIT PREPARED", after=True, hold=("XA COMMIT", "COMMIT")),
+    "committed",
+    otherwise={BANK: Target(what="XA COMMIT", after=True, hold=("COMMIT",))},
+)
 ALL_DONE = Left("transfer_with_id", Target(what=PHASE_TWO, after=True), "committed")
 
 
@@ -28,38 +36,38 @@ def recover(run: Run) -> None:
     assert not report.left, report
 
 
-@scene(left=(PREPARED,), user_id=True)
+@scene(left=(PREPARED,), user_id=True, journals=EVERYWHERE)
 def recover_undecided(run: Run) -> None:
     """All have voted, there is no record (O26)."""
     recover(run)
 
 
-@scene(left=(DECIDED,), user_id=True)
+@scene(left=(DECIDED,), user_id=True, journals=EVERYWHERE)
 def recover_decided(run: Run) -> None:
     """There is a record, nobody was told (O27)."""
     recover(run)
 
 
-@scene(left=(HALF,), user_id=True)
+@scene(left=(HALF,), user_id=True, journals=EVERYWHERE)
 def recover_half(run: Run) -> None:
     """One was told (O22)."""
     recover(run)
 
 
-@scene(left=(ALL_DONE,), user_id=True)
+@scene(left=(ALL_DONE,), user_id=True, journals=EVERYWHERE)
 def recover_done(run: Run) -> None:
     """All were told, the record was not ended (O28)."""
     recover(run)
 
 
-@scene(left=(DECIDED,), user_id=True)
+@scene(left=(DECIDED,), user_id=True, journals=EVERYWHERE)
 def recover_in_background(run: Run) -> None:
     """As applications do: at start."""
     manager = run.manager(background=True)
     assert not manager.in_doubt()
 
 
-@scene(user_id=True)
+@scene(user_id=True, journals=EVERYWHERE)
 def scans_fail(run: Run) -> None:
     """Half-way is not good enough: nothing is decided, the next clean scan decides (O35)."""
     manager = run.manager()
@@ -71,7 +79,7 @@ def scans_fail(run: Run) -> None:
     manager.recover(wait_seconds=10.0)
 
 
-@scene(left=(DECIDED,), user_id=True)
+@scene(left=(DECIDED,), user_id=True, journals=EVERYWHERE)
 def file_has_lost_it(run: Run) -> None:
     """Neither the branch nor its evidence is there: redone from its state information."""
     run.trap.after("finish", lambda _: Done(Answer.NOT_FOUND))
@@ -82,13 +90,13 @@ def file_has_lost_it(run: Run) -> None:
 # --- the next writer of the file ------------------------------------------------------------------------------
 
 
-@scene(left=(PREPARED,), expects={"": ALL, "-next": (AUDIT,)})
+@scene(left=(PREPARED,), expects={"": ALL, "-next": (AUDIT,)}, journals=EVERYWHERE)
 def next_writer_drops(run: Run) -> None:
     """Whoever next gets the file's write lock settles what stands noted (DESIGN section 4, rule 9)."""
     run.transfer(run.manager(), (AUDIT,), run.name + "-next")
 
 
-@scene(left=(DECIDED,), expects={"": ALL, "-next": (AUDIT,)})
+@scene(left=(DECIDED,), expects={"": ALL, "-next": (AUDIT,)}, journals=EVERYWHERE)
 def next_writer_redoes(run: Run) -> None:
     run.transfer(run.manager(), (AUDIT,), run.name + "-next")
 
@@ -120,7 +128,7 @@ def _lost(outcome: Any) -> Failed:
     return Failed(ConnectionLost(f"The reply was lost, as this scene wants it; it was {outcome!r}."))
 
 
-@scene(expects={"-bank": (BANK,), "-ledger": (LEDGER,), "-audit": (AUDIT,)})
+@scene(expects={"-bank": (BANK,), "-ledger": (LEDGER,), "-audit": (AUDIT,)}, journals=EVERYWHERE)
 def one_phase_reply_lost(run: Run) -> None:
     """The evidence decides (O20)."""
     manager = run.manager()
@@ -130,7 +138,7 @@ def one_phase_reply_lost(run: Run) -> None:
         run.transfer(manager, (name,), f"{run.name}-{name}")
 
 
-@scene(expects={"-bank": (BANK,), "-ledger": (LEDGER,), "-audit": (AUDIT,)})
+@scene(expects={"-bank": (BANK,), "-ledger": (LEDGER,), "-audit": (AUDIT,)}, journals=EVERYWHERE)
 def one_phase_found_out_later(run: Run) -> None:
     """Asking fails too: recovery finds out."""
     manager = run.manager()
@@ -144,7 +152,7 @@ def one_phase_found_out_later(run: Run) -> None:
     manager.recover(wait_seconds=5.0)
 
 
-@scene(user_id=True)
+@scene(user_id=True, journals=EVERYWHERE)
 def replies_lost_in_phase_two(run: Run) -> None:
     """Told, done, and the answer lost: found out at once, on another session (O18, O19)."""
     manager = run.manager()
@@ -153,7 +161,7 @@ def replies_lost_in_phase_two(run: Run) -> None:
     run.transfer(manager, id=run.name)
 
 
-@scene()
+@scene(journals=EVERYWHERE)
 def replies_lost_in_prepare(run: Run) -> None:
     """Aborted; that branch is rolled back now, or when it reappears (O16)."""
     manager = run.manager()
@@ -166,7 +174,7 @@ def replies_lost_in_prepare(run: Run) -> None:
 # --- evidence ---------------------------------------------------------------------------------------------------
 
 
-@scene(expects={"": ALL, "-two": ALL})
+@scene(expects={"": ALL, "-two": ALL}, journals=EVERYWHERE)
 def evidence_is_cleaned(run: Run) -> None:
     """It goes after its record, in batches."""
     manager = run.manager()
@@ -204,7 +212,7 @@ def journal_is_busy(run: Run) -> None:
 # --- connections ------------------------------------------------------------------------------------------------
 
 
-@scene(expects={"": ALL, "-two": ALL})
+@scene(expects={"": ALL, "-two": ALL}, journals=EVERYWHERE)
 def idle_connections_die(run: Run) -> None:
     """The server has ended them meanwhile: replaced, nothing of ours was on them."""
     manager = run.manager()
@@ -218,6 +226,23 @@ def idle_connections_die(run: Run) -> None:
         for (connection,) in cursor.fetchall():
             cursor.execute(f"KILL {connection}")
     run.transfer(manager, name=run.name + "-two")
+
+
+@scene(expects={"": (BANK,), "-two": (BANK,)})
+def waits_for_a_session(run: Run) -> None:
+    """All that its resource may have are in use: first come, first served."""
+    manager = run.manager(resources={BANK: {"url": run.world.bank_url, "pool_size_max": 1}})
+    pool = manager._core.handles[BANK].pool
+
+    def second() -> None:
+        run.transfer(manager, (BANK,), run.name + "-two")
+
+    thread = threading.Thread(target=second)
+    with run.block(manager) as tx:
+        transfer(tx, run.name, (BANK,))
+        thread.start()
+        wait_until(lambda: bool(pool._line), "another waits")
+    thread.join()
 
 
 @scene(is_tried=False, user_id=True)

@@ -13,12 +13,15 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+from tests.crash.budget import some
 from tests.crash.harness import NotHit, Stage, scenes_tried
 from tests.crash.points import Point, enumerate_points, resolve
 from tests.crash.scenes import Scene, load
 from tests.crash.trap import Place, Target
 
 SHARDS = 8
+SHARDS_ADDED = 4
+"""For each journal in a database."""
 
 
 @dataclass(frozen=True)
@@ -36,10 +39,10 @@ class Recorded:
 
 def recorded(stage: Stage, shared: Path) -> Recorded:
     """The recordings: read, or made now."""
-    file = shared / "crash-recordings.json"
-    with _locked(shared / "crash-recordings.lock"):
+    file = shared / f"crash-recordings-{stage.kind}.json"
+    with _locked(file.with_suffix(".lock")):
         if not file.exists():
-            places = {scene.name: stage.play(scene).places for scene in scenes_tried()}
+            places = {scene.name: stage.play(scene).places for scene in scenes_tried(stage.kind)}
             file.write_text(json.dumps(places))
     loaded = json.loads(file.read_text())
     return Recorded({name: [(path, line) for path, line in places] for name, places in loaded.items()})
@@ -55,6 +58,13 @@ def _locked(path: Path) -> Iterator[None]:
 def points_of_shard(recordings: Recorded, shard: int) -> list[Point]:
     """Every shard's points together are all that any scene reaches."""
     return sorted(recordings.points_hit(enumerate_points()))[shard::SHARDS]
+
+
+def points_of_added_shard(recordings: Recorded, of_folder: Recorded, shard: int) -> list[Point]:
+    """With a journal in a database: all that is only reached with it; of what a folder's scenes reach too, some."""
+    points, known = enumerate_points(), of_folder.points_hit(enumerate_points())
+    hit = sorted(recordings.points_hit(points))
+    return [*(one for one in hit if one not in known), *some([one for one in hit if one in known])][shard::SHARDS_ADDED]
 
 
 def kill_at(stage: Stage, recordings: Recorded, point: Point) -> str:

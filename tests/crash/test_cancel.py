@@ -14,6 +14,7 @@ import pytest
 
 from syncpoint.manager.aio import AsyncTransactionManager
 from syncpoint.steps import Step
+from tests.crash import journals
 from tests.crash.async_plays import SCENES, AsyncScene, Player
 from tests.crash.budget import some
 from tests.crash.faults import Stop, Striker, Tally, Theatre, plain_resources, quiet, settle
@@ -70,7 +71,8 @@ def recover(theatre: Theatre, zygote: Zygote, left: Left, stop: Stop | None) -> 
     """Open and recover what another process left, cancelled at a step; then settle and judge."""
     world = theatre.again()
     name = f"{left.scene}-{theatre.plays}"
-    assert zygote.run(world, left.scene, name, left.target).killed
+    assert zygote.run(world, left.scene, name, left.target_in(world)).killed
+    journals.let_time_pass(world)
     tasks: list[asyncio.Task[None]] = []
     striker = Striker(stop, lambda stop, step: [task.cancel() for task in tasks] and None)
 

@@ -19,10 +19,11 @@ import pytest
 from syncpoint.manager.branch import Branch
 from syncpoint.protocol.words import Answer
 from syncpoint.steps import Done, Failed, Script, Step
-from tests.crash import async_plays
+from tests.crash import async_plays, journals
 from tests.crash.budget import is_one_of_some, some
 from tests.crash.faults import Played, Stop, Striker, Tally, Theatre, quiet
 from tests.crash.harness import Zygote, _drop_schemas
+from tests.crash.journals import FOLDER
 from tests.crash.scenes import Scene, load
 from tests.crash.world import ALL, AUDIT, BANK, World
 
@@ -42,7 +43,7 @@ TIMES_MAX = 2
 SCENES = sorted(
     scene.name
     for scene in load().values()
-    if scene.is_tried and not scene.name.startswith(("memory_", "journal_", "file_"))
+    if scene.is_tried and FOLDER in scene.journals and not scene.name.startswith(("memory_", "journal_", "file_"))
 )
 
 
@@ -165,8 +166,9 @@ def play(theatre: Theatre, zygote: Zygote, scene: Scene, striker: Striker) -> Pl
 def leave_behind(zygote: Zygote, scene: Scene, world: World, name: str) -> Mapping[str, str]:
     told = {}
     for left in scene.left:
-        said = zygote.run(world, left.scene, name + left.transfer, left.target)
+        said = zygote.run(world, left.scene, name + left.transfer, left.target_in(world))
         assert said.killed, f"{left.scene} did not die {left.target}"
+        journals.let_time_pass(world)
         told[name + left.transfer] = left.outcome
     if scene.fresh:
         _drop_schemas(world)

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.crash.harness import Stage
+from tests.crash.conftest import Stages
 from tests.crash.points import PACKAGE, Kind, Point, enumerate_points
 from tests.crash.scenes_lent import HAS_MYSQLCLIENT
 from tests.crash.shards import recorded
@@ -50,10 +50,15 @@ def table(points: frozenset[Point], hit: frozenset[Point]) -> str:
     return "\n".join(rows)
 
 
-def test_every_point_is_hit(stage: Stage, shared_folder: Path, announce: Callable[[str], None]) -> None:
+def hit_by_all(points: frozenset[Point], stages: Stages, shared_folder: Path) -> frozenset[Point]:
+    """What the scenes reach, with every kind of journal together."""
+    return frozenset().union(*(recorded(stage, shared_folder).points_hit(points) for stage in stages.values()))
+
+
+def test_every_point_is_hit(stages: Stages, shared_folder: Path, announce: Callable[[str], None]) -> None:
     """Enumerated from the source, and compared with what the scenes reach: none may be left."""
     points = enumerate_points() - unreachable()
-    hit = recorded(stage, shared_folder).points_hit(points)
+    hit = hit_by_all(points, stages, shared_folder)
     announce(table(points, hit))
     missed = unhit(points, hit)
     assert not missed, "no scene reaches these; write one, or remove the code if it is dead:\n" + "\n".join(missed)
@@ -63,12 +68,13 @@ def test_every_folder_has_points() -> None:
     """An enumeration that finds nothing would leave nothing unhit."""
     points = enumerate_points()
     files = {point.file for point in points}
-    assert {"resources/postgres.py", "resources/mariadb.py", "resources/sqlite.py", "journal/folder.py"} <= files
+    assert {"resources/postgres.py", "resources/mariadb.py", "resources/sqlite.py"} <= files
+    assert {"journal/folder.py", "journal/database.py", "journal/living.py", "journal/lazily.py"} <= files
     assert {point.kind for point in points} == set(Kind)
 
 
-@pytest.mark.parametrize("file", ["resources/sqlite.py", "resources/postgres.py"])
-def test_a_new_yield_is_noticed(file: str, tmp_path: Path, stage: Stage, shared_folder: Path) -> None:
+@pytest.mark.parametrize("file", ["resources/sqlite.py", "journal/database.py"])
+def test_a_new_yield_is_noticed(file: str, tmp_path: Path, stages: Stages, shared_folder: Path) -> None:
     """The suite fails, naming it, when somebody adds a yield that no scene reaches."""
     package = tmp_path / "syncpoint"
     for folder in ("resources", "journal", "manager"):
@@ -76,6 +82,6 @@ def test_a_new_yield_is_noticed(file: str, tmp_path: Path, stage: Stage, shared_
     source = package / file
     source.write_text(source.read_text(encoding="utf-8") + FORGOTTEN, encoding="utf-8")
     points = enumerate_points(package) - unreachable(package)
-    missed = unhit(points, recorded(stage, shared_folder).points_hit(points))
+    missed = unhit(points, hit_by_all(points, stages, shared_folder))
     assert len(missed) == 1
     assert "forgotten" in missed[0]

@@ -10,7 +10,7 @@ import os
 import signal
 import threading
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from syncpoint.runners.points import StepPoint
@@ -29,6 +29,11 @@ def places_of(point: StepPoint) -> list[Place]:
     return [(file.removeprefix(_PREFIX), line) for file, line in chain if file.startswith(_PREFIX)]
 
 
+def is_background(places: list[Place]) -> bool:
+    """Whether it is a step of the journal's own (signs of life, what is written later): on nobody's way."""
+    return bool(places) and places[0][0].startswith("journal/")
+
+
 def what_of(step: Step) -> str:
     """The readable text of a step; a Sleep is called "sleep"."""
     if isinstance(step, Call | Blocking | Local | Gather | Batch):
@@ -36,11 +41,16 @@ def what_of(step: Step) -> str:
     return "sleep" if isinstance(step, Sleep) else ""
 
 
+def told_without(what: str, decider: str) -> str:
+    """ "COMMIT bank, COMMIT ledger" as it reads when one resource's branch is the decision."""
+    return ", ".join(one for one in what.split(", ") if one.split(" ")[1:] != [decider])
+
+
 @dataclass(frozen=True)
 class Target:
-    """Where to die: right before the `nth` step on whose way `place` lies, or whose text is `what`; or at any step
-    when neither is given. With `after`, right after that step, its reply received. Steps whose text is in `hold`
-    are kept from starting until then."""
+    """Where to die: right before the `nth` step on whose way `place` lies, or whose text is `what`; or, when neither is
+    given, at any step but the journal's in the background. With `after`, right after that step, its reply received.
+    Steps whose text is in `hold` are kept from starting until then."""
 
     place: Place | None = None
     what: str = ""
@@ -66,7 +76,11 @@ class Target:
     def matches(self, places: list[Place], step: Step) -> bool:
         if self.place is not None:
             return self.place in places
-        return what_of(step) == self.what if self.what else True
+        return what_of(step) == self.what if self.what else not is_background(places)
+
+    def without(self, decider: str) -> Target:
+        """The same when one resource's branch is the decision: it is not told with the others."""
+        return replace(self, what=told_without(self.what, decider))
 
 
 def die() -> None:
@@ -102,6 +116,16 @@ class Trap:
         """Call each of `meddlers` before the next steps with this text, one a step. What it raises is the step's."""
         self._before.setdefault(what, []).extend(meddlers)
 
+    def no_more_before(self, what: str) -> None:
+        """Take back what has not been called yet."""
+        with self._mutex:
+            self._before.pop(what, None)
+
+    def is_waiting(self, what: str) -> bool:
+        """Whether some of what is to be called before these steps has not been yet."""
+        with self._mutex:
+            return bool(self._before.get(what))
+
     def after(self, what: str, *replacers: Replacer) -> None:
         """Let each replace the outcome of the next steps with this text, one a step."""
         self._after.setdefault(what, []).extend(replacers)
@@ -109,8 +133,9 @@ class Trap:
     def _observe(self, point: StepPoint, step: Step) -> None:
         places = places_of(point)
         with self._mutex:
-            self.steps += 1
-            self.trace.append(what_of(step) or type(step).__name__)
+            if not is_background(places):
+                self.steps += 1
+                self.trace.append(what_of(step) or type(step).__name__)
             self.places.update(dict.fromkeys(places))
             target = self._target
             if target is not None and not target.after and target.matches(places, step):

@@ -9,7 +9,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import closing
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +20,7 @@ from syncpoint.ids import GID_PREFIX, XA_FORMAT_ID
 from syncpoint.resources.sqlite_note import NOTE_SUFFIX
 from syncpoint.testing.servers.mariadb import MariadbServer
 from syncpoint.testing.servers.postgres import PostgresServer
+from tests.crash import journals
 
 BANK, LEDGER, AUDIT = "bank", "ledger", "audit"
 ALL = (BANK, LEDGER, AUDIT)
@@ -34,12 +35,16 @@ TABLES = (
 
 @dataclass(frozen=True)
 class World:
-    """Three databases, a journal folder, and the servers behind them. Plain data: a child process can be given it."""
+    """Three databases, a journal, and the servers behind them. Plain data: a child process can be given it."""
 
     bank_url: str
     ledger_url: str
     audit_path: str
     journal: str
+    apart_url: str
+    """A database that takes no part: it may hold the journal."""
+    kind: str = journals.FOLDER
+    """Where the journal is."""
     postgres: PostgresServer | None = field(default=None, compare=False, repr=False)
     mariadb: MariadbServer | None = field(default=None, compare=False, repr=False)
     strangers: list[str] = field(default_factory=list, compare=False, repr=False)
@@ -54,6 +59,7 @@ class World:
             ledger_url=mariadb.create_database(name),
             audit_path=str(folder / f"{name}.db"),
             journal=str(folder / f"{name}-journal"),
+            apart_url=postgres.create_database(f"{name}_apart"),
             postgres=postgres,
             mariadb=mariadb,
         )
@@ -61,18 +67,16 @@ class World:
         world.strangers.extend(world.in_doubt())
         return world
 
-    def again(self, folder: Path) -> World:
+    def again(self, folder: Path, kind: str = journals.FOLDER) -> World:
         """The same servers' databases, with a fresh SQLite file and a fresh journal: cheap, one for every fault."""
         name = f"again_{next(_numbers)}"
-        world = World(
-            bank_url=self.bank_url,
-            ledger_url=self.ledger_url,
+        world = replace(
+            self,
             audit_path=str(folder / f"{name}.db"),
-            journal=str(folder / f"{name}-journal"),
-            postgres=self.postgres,
-            mariadb=self.mariadb,
-            strangers=self.strangers,
+            journal=journals.option_of(kind, folder=str(folder / f"{name}-journal"), apart_url=self.apart_url),
+            kind=kind,
         )
+        journals.empty(world)
         with closing(apsw.Connection(world.audit_path)) as audit:
             for statement in TABLES:
                 audit.execute(statement)
@@ -81,6 +85,18 @@ class World:
     def resources(self, names: Iterable[str] = ALL) -> dict[str, str]:
         urls = {BANK: self.bank_url, LEDGER: self.ledger_url, AUDIT: f"sqlite:///{self.audit_path}"}
         return {name: urls[name] for name in names}
+
+    @property
+    def decider(self) -> str:
+        """The resource whose branch's commit is the decision; empty when the journal is elsewhere."""
+        return self.kind if self.kind in journals.DECIDERS else ""
+
+    def journal_over(self, names: Iterable[str]) -> str:
+        """The journal for a manager that has these resources: by URL when its own is not among them."""
+        if not self.decider or self.decider in names:
+            return self.journal
+        url = self.resources()[self.decider]
+        return f"{url}{'&' if '?' in url else '?'}{journals.CALM}"
 
     def _make_tables(self) -> None:
         with self.bank() as bank:
@@ -245,4 +261,6 @@ def as_mapping(world: World) -> Mapping[str, str]:
         "ledger_url": world.ledger_url,
         "audit_path": world.audit_path,
         "journal": world.journal,
+        "apart_url": world.apart_url,
+        "kind": world.kind,
     }

@@ -62,6 +62,15 @@ def test_a_committed_id_stays_committed(world: World) -> None:
     wait_until(lambda: world.claims() == [], "who only asked has no claim")
 
 
+def test_the_claim_of_who_is_not_heard_of_any_more_is_had_without_waiting_for_a_pass(world: World) -> None:
+    """An operator's command, or a resend, may come before anybody has taken over."""
+    one, other = world.process(**FAST), world.process(**FAST)
+    assert _claim(one).mine
+    one.fall_silent()
+    wait_until(lambda: _claim(other).mine, "the claim goes over")
+    assert world.keepers()[one.incarnation] == other.incarnation
+
+
 def test_released_it_is_visible_again_within_milliseconds(world: World) -> None:
     one, other = world.process(heartbeat_s=5), world.process(heartbeat_s=5)
     waited = []

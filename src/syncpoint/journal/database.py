@@ -299,6 +299,9 @@ class DatabaseJournal(Journal):
         answer = Claim(running=True)
         try:
             answer = yield from self._claim(transaction, own)
+            # Perhaps with a process that has died, and nobody has looked since.
+            if answer.running and (yield from self._living.take_over()):
+                answer = yield from self._claim(transaction, own)
         finally:
             if not answer.mine:
                 self.release(transaction)

@@ -167,19 +167,21 @@ class Living:
 
     # --- the others ---------------------------------------------------------------------------------------------
 
-    def take_over(self) -> Script[None]:
-        """Become the keeper of whom nobody has heard of, one after the other: who is faster has it."""
+    def take_over(self) -> Script[bool]:
+        """Become the keeper of whom nobody has heard of, one after the other: who is faster has it. Returns whether
+        there was anybody."""
         own = self.incarnation
         said = yield from self._others.ask([self._sql.forsaken(own, self._dead_after_s)], "look for the dead")
         found = [(Incarnation(int(row[0] or 0)), Incarnation(int(row[1] or 0))) for row in said.rows[0]]
         if not self._may_judge():
             found = [(one, keeper) for one, keeper in found if keeper != one]  # who has left: there is nothing to guess
         if not found:
-            return
+            return False
         # Each begins somewhere else, so that several share the work.
         start = self._random.bytes(1)[0] % len(found)
         for one, keeper in found[start:] + found[:start]:
             yield from self._take_over(own, one, keeper)
+        return True
 
     def _take_over(self, own: Incarnation, one: Incarnation, keeper: Incarnation) -> Script[None]:
         statements = self._sql.take_over(own, one, keeper, self._dead_after_s)

@@ -1,4 +1,4 @@
-"""What private test servers share: a free port, an account that may run a server, and a guarded process.
+"""What private test servers share: a free port, an account that may run a server, a guarded process, and its life.
 
 Not for: anything that knows which database it is.
 """
@@ -9,14 +9,19 @@ import contextlib
 import os
 import pwd
 import random
+import shutil
 import signal
 import socket
 import stat
 import subprocess
+import tempfile
 import time
-from collections.abc import Callable, Sequence
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from types import TracebackType
+from typing import ClassVar, Self
 
 STOP_SECONDS_MAX = 30.0
 PORT_MIN, PORT_MAX = 15000, 32000  # below 32768: higher ones collide with the system's own choices
@@ -148,3 +153,72 @@ class GuardedProcess:
         if self.running:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(self.pid, how)
+
+
+class PrivateServer(ABC):
+    """What the private servers have in common: a folder, a port, settings, one process, and their life as a context.
+
+    Parameters: `folder` (made when missing; a temporary one, removed on leaving, when None), `settings` (that override
+    `DEFAULT_SETTINGS`), `port` (a free one below 32768 when None).
+    """
+
+    NAME: ClassVar[str]
+    DEFAULT_SETTINGS: ClassVar[Mapping[str, str]] = {}
+
+    def __init__(
+        self, folder: str | Path | None = None, settings: Mapping[str, str] | None = None, port: int | None = None
+    ) -> None:
+        self._own_folder = folder is None
+        prefix = f"syncpoint-{self.NAME.lower()}-"
+        self.folder = Path(tempfile.mkdtemp(prefix=prefix) if folder is None else folder).absolute()
+        self.settings = {**self.DEFAULT_SETTINGS, **(settings or {})}
+        self.port = port or free_port()
+        self._process: GuardedProcess | None = None
+
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__} port={self.port} {'running' if self.running else 'stopped'}>"
+
+    def __enter__(self) -> Self:
+        try:
+            self.start()
+        except BaseException:
+            self.remove()
+            raise
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.remove()
+
+    @property
+    def running(self) -> bool:
+        return self._process is not None and self._process.running
+
+    @property
+    def pid(self) -> int:
+        """The server's process; 0 when it does not run."""
+        return self._process.pid if self._process is not None and self._process.running else 0
+
+    @abstractmethod
+    def start(self) -> None:
+        """Start the server. Raises ServerFailed."""
+
+    def stop(self) -> None:
+        """Shut down in order, where there is anything to be saved."""
+        self.kill()
+
+    @abstractmethod
+    def kill(self) -> None:
+        """SIGKILL."""
+
+    def restart(self) -> None:
+        """Shut down in order and start again on the same folder and port."""
+        self.stop()
+        self.start()
+
+    def remove(self) -> None:
+        """End the server at once and remove a folder that was its own."""
+        self.kill()
+        if self._own_folder:
+            shutil.rmtree(self.folder, ignore_errors=True)

@@ -18,14 +18,11 @@ import os
 import shutil
 import signal
 import subprocess
-import tempfile
 import time
 from collections.abc import Mapping
-from pathlib import Path
-from types import TracebackType
-from typing import Any, Self
+from typing import Any, ClassVar
 
-from syncpoint.testing.servers.base import Account, GuardedProcess, ServerFailed, free_port
+from syncpoint.testing.servers.base import Account, GuardedProcess, PrivateServer, ServerFailed
 
 USER = "app"  # its password is its name
 START_SECONDS_MAX = 60.0
@@ -46,24 +43,15 @@ DEFAULT_SETTINGS: Mapping[str, str] = {
 }
 
 
-class MariadbServer:
+class MariadbServer(PrivateServer):
     """One private mariadbd.
 
     Parameters: `folder` (made when missing; a temporary one, removed on leaving, when None), `settings` (server
     variables that override `DEFAULT_SETTINGS`), `port` (a free one below 32768 when None).
     """
 
-    def __init__(
-        self, folder: str | Path | None = None, settings: Mapping[str, str] | None = None, port: int | None = None
-    ) -> None:
-        self._own_folder = folder is None
-        self.folder = Path(tempfile.mkdtemp(prefix="syncpoint-mariadb-") if folder is None else folder)
-        self.settings = {**DEFAULT_SETTINGS, **(settings or {})}
-        self.port = port or free_port()
-        self._process: GuardedProcess | None = None
-
-    def __repr__(self) -> str:
-        return f"<MariadbServer port={self.port} {'running' if self.running else 'stopped'}>"
+    NAME: ClassVar[str] = "mariadb"
+    DEFAULT_SETTINGS: ClassVar[Mapping[str, str]] = DEFAULT_SETTINGS
 
     @staticmethod
     def available() -> bool:
@@ -74,29 +62,7 @@ class MariadbServer:
             return False
         return all(_program(name) is not None for name in PROGRAMS)
 
-    def __enter__(self) -> Self:
-        try:
-            self.start()
-        except BaseException:
-            self.remove()
-            raise
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.remove()
-
     # --- life ----------------------------------------------------------------------------------------
-
-    @property
-    def running(self) -> bool:
-        return self._process is not None and self._process.running
-
-    @property
-    def pid(self) -> int:
-        """The server's process; 0 when it does not run."""
-        return self._process.pid if self._process is not None and self._process.running else 0
 
     def start(self) -> None:
         """Start the server, installing its data folder the first time. Raises ServerFailed."""
@@ -117,17 +83,6 @@ class MariadbServer:
     def kill(self) -> None:
         """SIGKILL: what was not forced is gone, as after a power cut of this server's process."""
         self._end(signal.SIGKILL)
-
-    def restart(self) -> None:
-        """Shut down in order and start again on the same folder and port."""
-        self.stop()
-        self.start()
-
-    def remove(self) -> None:
-        """End the server at once and remove a folder that was its own."""
-        self.kill()
-        if self._own_folder:
-            shutil.rmtree(self.folder, ignore_errors=True)
 
     # --- use -----------------------------------------------------------------------------------------
 

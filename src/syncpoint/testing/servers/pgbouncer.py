@@ -16,14 +16,12 @@ from __future__ import annotations
 import contextlib
 import shutil
 import signal
-import tempfile
 from collections.abc import Mapping
 from pathlib import Path
-from types import TracebackType
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any, ClassVar
 from urllib.parse import urlsplit
 
-from syncpoint.testing.servers.base import Account, GuardedProcess, ServerFailed, free_port, wait_until
+from syncpoint.testing.servers.base import Account, GuardedProcess, PrivateServer, ServerFailed, wait_until
 from syncpoint.testing.servers.postgres import USER
 
 if TYPE_CHECKING:
@@ -47,13 +45,16 @@ DEFAULT_SETTINGS: Mapping[str, str] = {
 }
 
 
-class PgBouncerServer:
+class PgBouncerServer(PrivateServer):
     """One private pgbouncer in front of one server.
 
     Parameters: `server_url` (any URL of the PostgreSQL behind it; host and port matter), `folder` (made when missing; a
     temporary one, removed on leaving, when None), `settings` (of pgbouncer.ini, that override `DEFAULT_SETTINGS`),
     `port` (a free one below 32768 when None).
     """
+
+    NAME: ClassVar[str] = "pgbouncer"
+    DEFAULT_SETTINGS: ClassVar[Mapping[str, str]] = DEFAULT_SETTINGS
 
     def __init__(
         self,
@@ -62,45 +63,16 @@ class PgBouncerServer:
         settings: Mapping[str, str] | None = None,
         port: int | None = None,
     ) -> None:
-        self._own_folder = folder is None
-        self.folder = Path(tempfile.mkdtemp(prefix="syncpoint-pgbouncer-") if folder is None else folder).absolute()
-        self.settings = {**DEFAULT_SETTINGS, **(settings or {})}
-        self.port = port or free_port()
+        super().__init__(folder, settings, port)
         self._behind = urlsplit(server_url)
         self._account = Account.choose()
-        self._process: GuardedProcess | None = None
-
-    def __repr__(self) -> str:
-        return f"<PgBouncerServer port={self.port} {'running' if self.running else 'stopped'}>"
 
     @staticmethod
     def available() -> bool:
         """Whether this machine has the program."""
         return _program() is not None
 
-    def __enter__(self) -> Self:
-        try:
-            self.start()
-        except BaseException:
-            self.remove()
-            raise
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.remove()
-
     # --- life ----------------------------------------------------------------------------------------
-
-    @property
-    def running(self) -> bool:
-        return self._process is not None and self._process.running
-
-    @property
-    def pid(self) -> int:
-        """Its process; 0 when it does not run."""
-        return self._process.pid if self._process is not None and self._process.running else 0
 
     def start(self) -> None:
         """Start it. Raises ServerFailed. The server behind it need not run."""
@@ -126,17 +98,6 @@ class PgBouncerServer:
         process, self._process = self._process, None
         if process is not None:
             process.end(signal.SIGKILL)
-
-    def restart(self) -> None:
-        """Kill it and start it again on the same port: it keeps nothing that an orderly end would save."""
-        self.kill()
-        self.start()
-
-    def remove(self) -> None:
-        """End it at once and remove a folder that was its own."""
-        self.kill()
-        if self._own_folder:
-            shutil.rmtree(self.folder, ignore_errors=True)
 
     # --- use -----------------------------------------------------------------------------------------
 

@@ -19,14 +19,12 @@ import os
 import shutil
 import signal
 import subprocess
-import tempfile
 from collections.abc import Mapping
 from importlib.util import find_spec
 from pathlib import Path
-from types import TracebackType
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any, ClassVar
 
-from syncpoint.testing.servers.base import Account, GuardedProcess, ServerFailed, free_port, wait_until
+from syncpoint.testing.servers.base import Account, GuardedProcess, PrivateServer, ServerFailed, wait_until
 
 if TYPE_CHECKING:
     import psycopg
@@ -49,54 +47,28 @@ DEFAULT_SETTINGS: Mapping[str, str] = {
 NOT_FORCED = "fsync = 'off'\n"
 
 
-class PostgresServer:
+class PostgresServer(PrivateServer):
     """One private PostgreSQL.
 
     Parameters: `folder` (made when missing; a temporary one, removed on leaving, when None), `settings` (server
     settings that override `DEFAULT_SETTINGS`; fsync is on unless given), `port` (a free one below 32768 when None).
     """
 
+    NAME: ClassVar[str] = "postgres"
+    DEFAULT_SETTINGS: ClassVar[Mapping[str, str]] = DEFAULT_SETTINGS
+
     def __init__(
         self, folder: str | Path | None = None, settings: Mapping[str, str] | None = None, port: int | None = None
     ) -> None:
-        self._own_folder = folder is None
-        self.folder = Path(tempfile.mkdtemp(prefix="syncpoint-postgres-") if folder is None else folder).absolute()
-        self.settings = {**DEFAULT_SETTINGS, **(settings or {})}
-        self.port = port or free_port()
+        super().__init__(folder, settings, port)
         self._account = Account.choose()
-        self._process: GuardedProcess | None = None
-
-    def __repr__(self) -> str:
-        return f"<PostgresServer port={self.port} {'running' if self.running else 'stopped'}>"
 
     @staticmethod
     def available() -> bool:
         """Whether the server's programs and the Python driver are installed."""
         return _wheel() is not None and find_spec("psycopg") is not None
 
-    def __enter__(self) -> Self:
-        try:
-            self.start()
-        except BaseException:
-            self.remove()
-            raise
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.remove()
-
     # --- life ----------------------------------------------------------------------------------------
-
-    @property
-    def running(self) -> bool:
-        return self._process is not None and self._process.running
-
-    @property
-    def pid(self) -> int:
-        """The server's process; 0 when it does not run."""
-        return self._process.pid if self._process is not None and self._process.running else 0
 
     @property
     def data(self) -> Path:
@@ -139,17 +111,6 @@ class PostgresServer:
         self._end(signal.SIGKILL)
         # A backend that still dies holds the shared memory: the next start would be refused.
         wait_until(lambda: all(_state(child) in "ZX" for child in children), "the backends are gone")
-
-    def restart(self) -> None:
-        """Shut down in order and start again on the same folder and port."""
-        self.stop()
-        self.start()
-
-    def remove(self) -> None:
-        """End the server at once and remove a folder that was its own."""
-        self.kill()
-        if self._own_folder:
-            shutil.rmtree(self.folder, ignore_errors=True)
 
     # --- use -----------------------------------------------------------------------------------------
 
