@@ -58,8 +58,8 @@ class AsyncBench(Bench):
     @asynccontextmanager
     async def running(self, resources: str = "ab", **options: Any) -> AsyncIterator[syncpoint.AsyncTransactionManager]:
         options.setdefault("background", False)
-        journal = options.pop("journal", "journal")
-        manager = syncpoint.AsyncTransactionManager(self.folder / journal, self.urls(resources), **options)
+        journal = self.journal_named(options.pop("journal", "journal"))
+        manager = syncpoint.AsyncTransactionManager(journal, self.urls(resources), **options)
         async with manager:
             yield manager
 
