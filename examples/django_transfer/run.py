@@ -4,7 +4,8 @@
     python examples/django_transfer/run.py --load --seconds 20  the same under load; JSON summary; exit 1 on a violation
 
 It starts its own PostgreSQL (and MariaDB for the second database, when mariadbd and mysqlclient are there) in temporary
-folders, on loopback. --journal is what SYNCPOINT["journal"] says: a folder by default, or "default": the alias.
+folders, on loopback. --journal is what SYNCPOINT["journal"] says: an alias by default, whose database then holds the
+decisions; or a folder.
 """
 
 from __future__ import annotations
@@ -17,7 +18,6 @@ import os
 import signal
 import subprocess
 import sys
-import tempfile
 import time
 import urllib.request
 from collections.abc import Iterator
@@ -29,16 +29,15 @@ from syncpoint.testing.servers.postgres import PostgresServer
 
 HERE = Path(__file__).parent
 ACCOUNTS, BALANCE = 20, 1000
+JOURNAL = "default?heartbeat_s=0.3&dead_after_s=2"  # workers are killed all the time here: do not wait long for them
 sys.path.insert(0, str(HERE))
 
 
 def main() -> int:
     options = _options()
     with contextlib.ExitStack() as stack:
-        folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="syncpoint-example-"))
         urls = stack.enter_context(_databases(one_kind=options.one_kind))
-        journal = options.journal or str(Path(folder) / "journal")
-        os.environ |= {"BANK_URL": urls["default"], "LEDGER_URL": urls["ledger"], "SYNCPOINT_JOURNAL": journal}
+        os.environ |= {"BANK_URL": urls["default"], "LEDGER_URL": urls["ledger"], "SYNCPOINT_JOURNAL": options.journal}
         os.environ["DJANGO_SETTINGS_MODULE"] = "transfers.settings"
         _make_tables()
         port = options.port or free_port()
@@ -49,7 +48,7 @@ def main() -> int:
 
         load = Load(port, urls, clients=options.clients, accounts=ACCOUNTS, total=2 * ACCOUNTS * BALANCE)
         summary = load.run(options.seconds)
-    print(json.dumps({"journal": "folder" if not options.journal else journal, **summary}, indent=2))
+    print(json.dumps({"journal": options.journal, **summary}, indent=2))
     return 0 if summary["ok"] else 1
 
 
@@ -57,7 +56,7 @@ def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--load", action="store_true", help="drive transfers while workers are killed, then audit")
     parser.add_argument("--seconds", type=float, default=20.0, help="how long to drive them")
-    parser.add_argument("--journal", default="", help='a folder, a URL, or an alias such as "default"')
+    parser.add_argument("--journal", default=JOURNAL, help='an alias such as "default", a URL, or a folder')
     parser.add_argument("--workers", type=int, default=4)
     parser.add_argument("--clients", type=int, default=8)
     parser.add_argument("--port", type=int, default=0, help="a free one when left out")

@@ -2,7 +2,7 @@
 
 This file is all that a service of your own needs. `run.py` starts it with databases of its own; by hand:
 
-    BANK_URL=postgresql://… LEDGER_URL=postgresql://… JOURNAL=./journal uvicorn app:app --workers 4
+    BANK_URL=postgresql://… LEDGER_URL=postgresql://… JOURNAL=bank uvicorn app:app --workers 4
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ import syncpoint
 from syncpoint.integrations.asgi import IdempotencyMiddleware
 
 manager = syncpoint.AsyncTransactionManager(
-    journal=os.environ["JOURNAL"],  # shared by all workers
+    journal=os.environ["JOURNAL"],  # "bank": decisions are rows in that database, shared by all workers
     resources={
         "bank": {"url": os.environ["BANK_URL"], "pool_size_max": 10},
         "ledger": {"url": os.environ["LEDGER_URL"], "pool_size_max": 10},

@@ -17,7 +17,6 @@ import os
 import signal
 import subprocess
 import sys
-import tempfile
 import time
 import urllib.error
 import urllib.request
@@ -33,6 +32,7 @@ from syncpoint.testing.servers.base import free_port, wait_until
 from syncpoint.testing.servers.postgres import PostgresServer
 
 HERE = Path(__file__).resolve().parent
+JOURNAL = "bank?heartbeat_s=0.3&dead_after_s=2"  # workers are killed all the time here: do not wait long for them
 START_S_MAX = 60.0
 STOP_S_MAX = 15.0
 SETTLE_S_MAX = 20.0
@@ -56,13 +56,11 @@ def main() -> int:
     options = _options()
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that what was started is ended
     with contextlib.ExitStack() as stack:
-        folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="syncpoint-example-")))
         print("Starting a private PostgreSQL …", file=sys.stderr)
         server = stack.enter_context(PostgresServer())
         books = Books({name: server.create_database(name) for name in ("bank", "ledger")})
         books.make_tables()
-        journal = options.journal or str(folder / "journal")
-        port = stack.enter_context(_service(books, journal, options))
+        port = stack.enter_context(_service(books, options.journal, options))
         if options.load:
             return _under_load(port, books, options)
         print(WELCOME.format(port=port, workers=options.workers, pid=_ask(port, "/worker")["pid"]))
@@ -77,7 +75,7 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--workers", type=int, default=4, help="uvicorn's worker processes")
     parser.add_argument("--clients", type=int, default=16, help="of the load, at the same time")
     parser.add_argument("--kill-every", type=float, metavar="SECONDS", default=1.0, help="between kills of the load")
-    parser.add_argument("--journal", default="", help="where decisions are durable; a temporary folder when left out")
+    parser.add_argument("--journal", default=JOURNAL, help="where decisions are durable: a database, or a folder")
     parser.add_argument("--port", type=int, default=0, help="on the loopback; a free one when left out")
     parser.add_argument("--seed", type=int, default=1, help="of the load")
     parser.add_argument("--json", action="store_true", help="the report as one line of JSON")

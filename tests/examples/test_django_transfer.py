@@ -17,11 +17,11 @@ RUN = Path(__file__).parent.parent.parent / "examples" / "django_transfer" / "ru
 
 
 @pytest.mark.parametrize("kind", ["mariadb", "postgresql"])
-def test_every_acknowledged_request_once_and_every_resend_the_same_reply(kind: str) -> None:
+def test_every_acknowledged_request_once_and_every_resend_the_same_reply(kind: str, tmp_path: Path) -> None:
     pytest.importorskip("django")
     if kind == "mariadb" and not (HAS_MYSQLCLIENT and MariadbServer.available()):
         _missing("The Django example over MariaDB needs mariadbd and mysqlclient")
-    one_kind = ["--one-kind", "--journal", "default"] if kind == "postgresql" else []
+    one_kind = ["--one-kind", "--journal", str(tmp_path / "journal")] if kind == "postgresql" else []
     command = [sys.executable, str(RUN), "--load", "--seconds", "4", "--workers", "3", "--clients", "4", *one_kind]
     done = subprocess.run(command, capture_output=True, text=True, timeout=180, check=False)
     assert done.returncode == 0, done.stdout + done.stderr

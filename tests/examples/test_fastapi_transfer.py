@@ -19,8 +19,11 @@ from syncpoint.testing.servers.postgres import PostgresServer
 EXAMPLE = Path(__file__).parents[2] / "examples" / "fastapi_transfer"
 
 
-def test_under_load_with_workers_killed() -> None:
+@pytest.mark.parametrize("journal", ["database", "folder"])
+def test_under_load_with_workers_killed(journal: str, tmp_path: Path) -> None:
     command = [sys.executable, str(EXAMPLE / "run.py"), "--load", "4", "--workers", "2", "--clients", "8", "--json"]
+    if journal == "folder":
+        command += ["--journal", str(tmp_path / "journal")]
     done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
     report = json.loads(done.stdout)

@@ -150,6 +150,8 @@ class World(ABC):
     def __init__(self, server: Any, url: str) -> None:
         self.server = server
         self.url = url
+        self.xid = SystemRandom().bytes(8).hex()
+        """Names a branch of ours: a server that has lost its client keeps one's name for a moment."""
         self.processes: list[Process] = []
         self._observers: list[Observer] = []
         self.see = self.connect()

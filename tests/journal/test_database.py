@@ -199,7 +199,7 @@ def test_a_branch_with_an_old_snapshot_cannot_decide_after_the_take_over(
                 pytest.skip("this MariaDB does not have it")
             branch("SET SESSION innodb_snapshot_isolation = ON")
         branch(f"SET SESSION TRANSACTION ISOLATION LEVEL {level}")
-        branch("XA START 'branch'")
+        branch(f"XA START '{world.xid}'")
     assert branch("SELECT count(*) FROM syncpoint.known") == [(0,)]  # the snapshot is taken
     if not (world.kind == "mariadb" and level == "SERIALIZABLE"):  # there reading locks
         assert branch(f"SELECT keeper FROM syncpoint.incarnation WHERE incarnation = {process.incarnation}")
@@ -223,7 +223,7 @@ def test_a_branch_with_an_old_snapshot_decides_while_its_process_lives(world: Wo
         branch(f"BEGIN ISOLATION LEVEL {level}")
     else:
         branch(f"SET SESSION TRANSACTION ISOLATION LEVEL {level}")
-        branch("XA START 'branch'")
+        branch(f"XA START '{world.xid}'")
     branch("SELECT count(*) FROM syncpoint.known")
     before = world.see("SELECT beat FROM syncpoint.heartbeat")
     _changed(world, before)
@@ -231,8 +231,8 @@ def test_a_branch_with_an_old_snapshot_decides_while_its_process_lives(world: Wo
     if world.kind == "postgresql":
         branch("COMMIT")
     else:
-        branch("XA END 'branch'")
-        branch("XA COMMIT 'branch' ONE PHASE")
+        branch(f"XA END '{world.xid}'")
+        branch(f"XA COMMIT '{world.xid}' ONE PHASE")
     assert world.records() == [("commit", str(key))]
     assert not process.aborts(key)
 
@@ -249,16 +249,17 @@ def test_a_branch_whose_session_checks_little_cannot_decide_a_second_time(world:
     branch = world.another()
     for setting in ("unique_checks = 0", "foreign_key_checks = 0", "sql_mode = ''"):
         branch(f"SET SESSION {setting}")
-    branch("XA START 'branch'")
+    branch(f"XA START '{world.xid}'")
     branch(one.journal.decision(commit(mine)))
     with pytest.raises(Exception, match=r"(?i)duplicate"):
         branch(one.journal.decision(commit(theirs)))
-    branch.close()
+    branch(f"XA END '{world.xid}'")
+    branch(f"XA ROLLBACK '{world.xid}'")
     late = one.key()  # before it can notice, and begin anew
     world.see(f"UPDATE syncpoint.incarnation SET keeper = 99 WHERE incarnation = {late.attempt.incarnation}")
     branch = world.another()
     branch("SET SESSION sql_mode = ''")
-    branch("XA START 'branch'")
+    branch(f"XA START '{world.xid}'")
     with pytest.raises(Exception, match=r"(?i)incarnation.*cannot be null"):
         branch(one.journal.decision(commit(late)))
     branch.close()

@@ -5,15 +5,17 @@ Not for: anything after that (database.py).
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from syncpoint.errors import FormatTooNew, JournalRefused, SetupRefused
 from syncpoint.ids import Guid
 from syncpoint.journal.statements import JOURNAL_FORMAT, Statements
 from syncpoint.journal.store import Row, Said, Store, Trouble
+from syncpoint.journal.wire import BUSY_PAUSE_S, BUSY_TRIES
 from syncpoint.ports import Random
 from syncpoint.resources.base import Session, Severity
-from syncpoint.steps import Script
+from syncpoint.steps import Script, Sleep
 
 SCHEMA_CHECK = "schema syncpoint"
 """What an adapter's findings call the rights on its own tables. Those on the journal's are tried here."""
@@ -73,11 +75,21 @@ def _refuse_lies(store: Store, session: Session) -> Script[None]:
 
 def read_head(store: Store, sql: Statements, session: Session) -> Script[Said]:
     """The journal's one row, then the database's GUID. Raises FormatTooNew when it can only be read by a newer one."""
-    said: Said = yield from store.run(session, [sql.head(), sql.database_guid()], "journal: read its head")
+    said: Said = yield from _patiently(store, session, [sql.head(), sql.database_guid()], "journal: read its head")
     if said.trouble is Trouble.REFUSED:  # columns of a later format?
         found = yield from store.run(session, [sql.format()], "journal: read its format")
         if found.trouble is Trouble.NONE and found.rows[0] and int(found.rows[0][0][0] or 0) > JOURNAL_FORMAT:
             raise FormatTooNew("journal's schema", int(found.rows[0][0][0] or 0), JOURNAL_FORMAT)
+    return said
+
+
+def _patiently(store: Store, session: Session, statements: Sequence[str], what: str) -> Script[Said]:
+    """Others may open it at the same moment: who is in somebody's way tries again."""
+    for _ in range(BUSY_TRIES):
+        said: Said = yield from store.run(session, statements, what)
+        if said.trouble is not Trouble.BUSY:
+            break
+        yield Sleep(BUSY_PAUSE_S)
     return said
 
 
@@ -94,7 +106,7 @@ def make(store: Store, sql: Statements, session: Session, random: Random, cluste
 
 
 def _begin(store: Store, sql: Statements, session: Session, random: Random, cluster: str) -> Script[None]:
-    said = yield from store.run(session, [sql.begin_journal(random.bytes(16), cluster)], "journal: begin it")
+    said = yield from _patiently(store, session, [sql.begin_journal(random.bytes(16), cluster)], "journal: begin it")
     if said.trouble is not Trouble.NONE:
         raise store.refused(said.error)
 

@@ -99,8 +99,11 @@ class MariadbStore(Store):
         first = len(before)
         found = replies.results[first : first + len(statements)]
         rows = tuple(tuple(tuple(map(_text, row)) for row in reply.rows) for reply in found)
-        if replies.error is None:
+        if replies.error is None and len(replies.results) == first + len(statements) + len(after):
             return Said(rows)
+        if replies.error is None:
+            session.broken = True
+            raise ConnectionLost(f"The journal's {what} was answered in part only.")
         yield from self._undo(session)
         if replies.code == ERROR_DURING_COMMIT or len(replies.results) >= first + len(statements):  # who knows
             raise ConnectionLost(f"The journal's {what} ended in an unknown way: {replies.error}.")

@@ -144,7 +144,8 @@ class ResourceHandle:
         known = self.journal.resource(self.name)
         if known is None:
             yield from self.journal.force((ResourceKnown(name=self.name, guid=guid.raw),))
-        elif known != guid:
+            known = self.journal.resource(self.name)  # another process may have been faster
+        if known != guid:
             raise WrongResource(
                 f"Resource {self.name!r} ({self.resource.safe_url}) has GUID {guid}, "
                 f"but the journal knows it as {known}.",
