@@ -180,7 +180,8 @@ class Folder(Place):
     claiming = "journal: claim"
 
     def fresh(self, folder: Path) -> str:
-        return str(folder / f"journal-{next(_numbers)}")
+        path = folder / "journal"
+        return str(folder / f"journal-{next(_numbers)}" if path.exists() else path)
 
     def at(self, world: World) -> Place:
         return self
