@@ -395,4 +395,4 @@ def test_c8_a_committed_id_is_told_to_all_who_ask_at_once() -> None:
     for process in (first, second):
         found = process(process.journal.claim(transaction_id))
         assert found.committed is not None
-        assert not (found.running or found.mine)
+        assert (found.running, found.mine) == (False, False)
