@@ -63,13 +63,21 @@ def pgbouncer(postgres_server: PostgresServer) -> Iterator[PgBouncerServer]:
         yield server
 
 
+def _see_that_it_runs(server: PostgresServer | MariadbServer) -> None:
+    """A test that stops it and fails is to fail alone."""
+    if not server.running:
+        server.start()
+
+
 @pytest.fixture
 def postgres_url(postgres_server: PostgresServer) -> str:
     """The URL of an empty database of this test's own."""
+    _see_that_it_runs(postgres_server)
     return postgres_server.create_database(f"test_{next(_numbers)}")
 
 
 @pytest.fixture
 def mariadb_url(mariadb_server: MariadbServer) -> str:
     """The URL of an empty database of this test's own."""
+    _see_that_it_runs(mariadb_server)
     return mariadb_server.create_database(f"test_{next(_numbers)}")

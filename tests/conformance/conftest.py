@@ -27,7 +27,17 @@ from syncpoint.system import SystemClock, SystemRandom
 from syncpoint.testing.servers.base import wait_until
 from syncpoint.testing.servers.mariadb import MariadbServer
 from syncpoint.testing.servers.postgres import PostgresServer
-from tests.conformance.places import FOLDER, KINDS, MARIADB, POSTGRESQL, Course, Database, Folder, Place, open_journal
+from tests.conformance.places import (
+    FOLDER,
+    KINDS,
+    MARIADB,
+    POSTGRESQL,
+    Course,
+    Folder,
+    Place,
+    open_journal,
+    place_of,
+)
 from tests.crash.harness import Stage, Zygote
 from tests.crash.world import ALL, BANK, LEDGER, World
 
@@ -206,23 +216,8 @@ VOTERS = pytest.mark.parametrize(
 
 @pytest.fixture(params=KINDS)
 def place(request: pytest.FixtureRequest) -> Place:
-    """Where the journal is: the test runs once for each. Servers are started only where they are needed."""
-    if request.param == FOLDER:
-        return Folder()
-    made: Database = request.getfixturevalue(f"{request.param}_place")
-    return made
-
-
-@pytest.fixture(scope="session")
-def postgresql_place(postgres_server: PostgresServer) -> Database:
-    url = postgres_server.create_database("journals")
-    return Database(POSTGRESQL, url, lambda: postgres_server.connect("journals"))
-
-
-@pytest.fixture(scope="session")
-def mariadb_place(mariadb_server: MariadbServer) -> Database:
-    """The schema `syncpoint` is the server's: one journal at a time in the whole server."""
-    return Database(MARIADB, mariadb_server.create_database("journals"), mariadb_server.connect)
+    """Where the journal is: the test runs once for each."""
+    return place_of(request)
 
 
 @pytest.fixture(scope="session")

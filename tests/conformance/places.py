@@ -18,11 +18,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 import syncpoint
 from syncpoint.journal.base import Journal
 from syncpoint.journal.database import DatabaseJournal
 from syncpoint.runners.threads import ThreadRunner
 from syncpoint.steps import Script
+from syncpoint.testing.servers.mariadb import MariadbServer
+from syncpoint.testing.servers.postgres import PostgresServer
 from tests.crash.trap import Target
 from tests.crash.world import ALL, AUDIT, BANK, LEDGER, World
 
@@ -38,6 +42,9 @@ HASTY = "heartbeat_s=0.05&dead_after_s=0.5"
 
 QUIET = "heartbeat_s=60&dead_after_s=300"
 """Nothing is sent but what is asked for: for tests that count packets, or lose one."""
+
+JOURNALS = "journals"
+"""The database that journals are in when no resource's is meant."""
 
 TABLES = ("journal", "incarnation", "heartbeat", "record", "claim", "note", "known")
 
@@ -100,6 +107,19 @@ class Course:
         return len(set(self.voters) - {AUDIT})
 
 
+def place_of(request: pytest.FixtureRequest) -> Place:
+    """The place that a fixture's parameter names, a folder without one; servers are started only where needed. The
+    schema `syncpoint` in MariaDB is the server's, so there is one journal at a time in the whole of it."""
+    kind = getattr(request, "param", FOLDER)
+    if kind == FOLDER:
+        return Folder()
+    if kind == POSTGRESQL:
+        postgres: PostgresServer = request.getfixturevalue("postgres_server")
+        return Database.made(kind, postgres, lambda: postgres.connect(JOURNALS))
+    mariadb: MariadbServer = request.getfixturevalue("mariadb_server")
+    return Database.made(kind, mariadb, mariadb.connect)
+
+
 def open_journal(journal: str) -> Journal:
     """What a manager would make of `journal=…`, a folder or a URL, by itself; not opened."""
     return syncpoint.TransactionManager(journal, {})._plan._journal("sync")
@@ -111,6 +131,8 @@ class Place(ABC):
     kind: str
     forcing: str
     """The text of the step that makes a decision durable."""
+    claiming: str
+    """The text of the step that claims an id."""
 
     home = ""
     """Which of the world's databases it is in."""
@@ -155,9 +177,11 @@ class Folder(Place):
 
     kind = FOLDER
     forcing = "journal force"
+    claiming = "journal: claim"
 
     def fresh(self, folder: Path) -> str:
-        return str(folder / f"journal-{next(_numbers)}")
+        path = folder / "journal"
+        return str(folder / f"journal-{next(_numbers)}" if path.exists() else path)
 
     def at(self, world: World) -> Place:
         return self
@@ -192,6 +216,7 @@ class Database(Place):
     """Rows that every process reaches. `connect` is an observer's: an account that may do everything."""
 
     forcing = "journal: force a Commit record"
+    claiming = "journal: claim an id"
 
     def __init__(self, kind: str, url: str, connect: Callable[[], Any]) -> None:
         self.kind = kind
@@ -199,6 +224,14 @@ class Database(Place):
         self.connect = connect
         self.home = {POSTGRESQL: BANK, MARIADB: LEDGER}[kind]
         self.course = Course(self.home)
+
+    @classmethod
+    def made(cls, kind: str, server: PostgresServer | MariadbServer, connect: Callable[[], Any]) -> Database:
+        """In a database of its own at this server, made when it is not there yet."""
+        try:
+            return _databases[server]
+        except KeyError:
+            return _databases.setdefault(server, cls(kind, server.create_database(JOURNALS), connect))
 
     def fresh(self, folder: Path) -> str:
         """Emptying the tables costs a hundredth of making a database; the journal is a new one, with a new GUID."""
@@ -257,3 +290,6 @@ class Database(Place):
     def _has_tables(self) -> bool:
         sql = "SELECT 1 FROM information_schema.tables WHERE table_schema = 'syncpoint' AND table_name = 'known'"
         return bool(self.query(sql))
+
+
+_databases: dict[PostgresServer | MariadbServer, Database] = {}

@@ -7,6 +7,7 @@ asked side by side. `wait="applied"` adds one. Not for: times (bench/).
 from __future__ import annotations
 
 import contextlib
+import re
 import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -17,7 +18,7 @@ import pytest
 import syncpoint
 from syncpoint.testing.servers.base import wait_until
 from tests.conformance.conftest import FOLDER_ONLY, ONE_PLACE, Bench
-from tests.conformance.places import Course
+from tests.conformance.places import COMMIT, DATABASES, QUIET, Course
 from tests.conformance.wire import CountingDisk, CountingProxy
 from tests.crash.trap import Trap
 from tests.crash.world import BANK, LEDGER, World
@@ -155,6 +156,47 @@ def test_costs_on_the_wire_when_the_answer_comes_with_the_decision(world: World,
         name: 0 if name == course.decider else 1 for name in before
     }
     assert world.in_doubt() == []
+
+
+@pytest.mark.parametrize("place", DATABASES, indirect=True)
+@pytest.mark.parametrize("user_id", [False, True], ids=["without id", "with id"])
+def test_costs_on_the_wire_one_prepare_two_commits_and_no_other_force(
+    world: World, course: Course, user_id: bool
+) -> None:
+    """The journal in one of two databases: all that is said to the servers between the last statement and the answer,
+    by the journal's own connections too, forces three times: one prepare, and each database's commit."""
+    with contextlib.ExitStack() as stack:
+        urls = world.resources((BANK, LEDGER))
+        proxies = {name: stack.enter_context(CountingProxy(url)) for name, url in urls.items()}
+        own = stack.enter_context(CountingProxy(urls[course.decider]))
+        journal = f"{own.url(urls[course.decider])}&{QUIET}"
+        resources = {name: proxy.url(urls[name]) for name, proxy in proxies.items()}
+        manager = stack.enter_context(syncpoint.TransactionManager(journal, resources, background=False))
+        trap = Trap()
+        trap.watch(manager._runner)
+        said: dict[str, list[str]] = {}
+        for number in range(2):
+            with manager.transaction(id=f"id {number}" if user_id else None) as tx:
+                for name in (BANK, LEDGER):
+                    tx.connect(name).cursor().execute(UPDATE)
+                wait_until(lambda: not manager._core.journal._lazily._releases, "ids are given back")  # type: ignore
+                for proxy in (own, *proxies.values()):
+                    proxy.asked.clear()
+
+                def listen(outcome: Any) -> None:
+                    said.update({name: _forcing(proxy) for name, proxy in proxies.items()}, journal=own.asked[:])
+
+                trap.after(COMMIT[course.voter], listen)  # nothing that follows is waited for
+    prepare = {BANK: "PREPARE TRANSACTION", LEDGER: "XA PREPARE"}[course.voter]
+    phase_two = {BANK: "COMMIT PREPARED", LEDGER: "XA COMMIT"}[course.voter]
+    decision = {BANK: "COMMIT", LEDGER: "XA COMMIT"}[course.decider]
+    assert said == {course.decider: [decision], course.voter: [prepare, phase_two], "journal": []}
+
+
+def _forcing(proxy: CountingProxy) -> list[str]:
+    """The statements among all that was asked for at which a server forces its log, in order."""
+    words = rb"PREPARE TRANSACTION|XA PREPARE|COMMIT PREPARED|XA COMMIT|(?<![A-Z_] )(?<![A-Za-z_])COMMIT\b"
+    return [found.decode() for found in re.findall(words, b"".join(proxy.asked))]
 
 
 # --- forces ----------------------------------------------------------------------------------------------------------

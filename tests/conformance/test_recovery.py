@@ -17,7 +17,7 @@ from syncpoint.resources.base import Answer
 from syncpoint.resources.memory import RowLocked
 from syncpoint.testing.servers.base import wait_until
 from tests.conformance.conftest import Bench, raises
-from tests.conformance.places import Course
+from tests.conformance.places import FOLDER, MARIADB, POSTGRESQL, Course
 from tests.crash.harness import Stage
 from tests.crash.trap import Trap
 from tests.crash.world import World, as_mapping
@@ -226,7 +226,11 @@ for manager in managers: manager.close()
 """
 
 
-@pytest.mark.parametrize("outcome", ["aborted", "committed"])
+@pytest.mark.parametrize(
+    ("place", "outcome"),
+    [(FOLDER, "aborted"), (FOLDER, "committed"), (POSTGRESQL, "committed"), (MARIADB, "aborted")],
+    indirect=["place"],
+)
 def test_o38_ten_recoveries_at_once_in_five_processes(
     stage: Stage, world: World, course: Course, name: str, outcome: str
 ) -> None:

@@ -18,13 +18,15 @@ from syncpoint.system import SystemDisk
 
 
 class CountingProxy:
-    """One proxy for one server. `round_trips` counts how often a client spoke after its server had, or first."""
+    """One proxy for one server. `round_trips` counts how often a client spoke after its server had, or first; `asked`
+    is all that clients have said, in pieces as it came."""
 
     def __init__(self, url: str) -> None:
         parts = urlsplit(url)
         assert parts.port is not None
         self._server = (parts.hostname or "localhost", parts.port)
         self.round_trips = 0
+        self.asked: list[bytes] = []
         self._mutex = threading.Lock()
         self._sockets: list[socket.socket] = []
         self._listener = socket.create_server(("127.0.0.1", 0))
@@ -57,7 +59,7 @@ class CountingProxy:
                 for one in (client, server):
                     one.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
                 self._sockets += [client, server]
-                link = _Link(self._count)
+                link = _Link(self._count, self.asked.append)
                 for source, target, speaks in ((client, server, link.client_speaks), (server, client, link.answers)):
                     threading.Thread(target=_pump, args=(source, target, speaks), daemon=True).start()
 
@@ -69,23 +71,25 @@ class CountingProxy:
 class _Link:
     """Who spoke last on one connection."""
 
-    def __init__(self, count: Callable[[], None]) -> None:
+    def __init__(self, count: Callable[[], None], note: Callable[[bytes], None]) -> None:
         self._count = count
+        self._note = note
         self._is_client_speaking = False
 
-    def client_speaks(self) -> None:
+    def client_speaks(self, data: bytes) -> None:
+        self._note(data)
         if not self._is_client_speaking:
             self._is_client_speaking = True
             self._count()
 
-    def answers(self) -> None:
+    def answers(self, data: bytes) -> None:
         self._is_client_speaking = False
 
 
-def _pump(source: socket.socket, target: socket.socket, speaks: Callable[[], None]) -> None:
+def _pump(source: socket.socket, target: socket.socket, speaks: Callable[[bytes], None]) -> None:
     with contextlib.suppress(OSError):
         while data := source.recv(65536):
-            speaks()  # before it is sent on, so that its answer cannot come first
+            speaks(data)  # before it is sent on, so that its answer cannot come first
             target.sendall(data)
         target.shutdown(socket.SHUT_RDWR)
 

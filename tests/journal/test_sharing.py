@@ -381,3 +381,18 @@ def test_everything_long_lived_says_what_it_is() -> None:
     assert repr(second.journal._claims) == "<Claims 1 held>"
     assert repr(first.journal._writer) == f"<SegmentWriter 0000000001-000001.log {size} bytes, {size - 24} forced>"
     assert repr(first.journal) == f"<FolderJournal /journal open incarnation=1 {index}>"
+
+
+def test_c8_a_committed_id_is_told_to_all_who_ask_at_once() -> None:
+    """While one of them holds the claim, which he does only until he is told himself."""
+    disk = MemoryDisk()
+    first, second = Process(disk.process()).open(), Process(disk.process()).open()
+    first(first.journal.force((commit(key(1), user_id="x"), end(key(1)))))
+    transaction_id = key(1).transaction
+    held = second.journal._claims.begin(transaction_id)
+    assert held is not None
+    assert held.take()
+    for process in (first, second):
+        found = process(process.journal.claim(transaction_id))
+        assert found.committed is not None
+        assert (found.running, found.mine) == (False, False)

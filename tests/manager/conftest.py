@@ -13,6 +13,22 @@ import syncpoint
 from syncpoint.ports import OpenFile
 from syncpoint.system import SystemClock, SystemDisk
 from tests.conformance.conftest import Bench
+from tests.conformance.places import KINDS, Place, place_of
+
+AT_EVERY_PLACE = ("test_async", "test_context", "test_operators", "test_run")
+"""Modules whose tests run with the journal in a folder, in PostgreSQL and in MariaDB. The others are about the
+manager's own rules, or about disks that fail."""
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    if "place" in metafunc.fixturenames and metafunc.module.__name__.rpartition(".")[2] in AT_EVERY_PLACE:
+        metafunc.parametrize("place", KINDS, indirect=True)
+
+
+@pytest.fixture
+def place(request: pytest.FixtureRequest) -> Place:
+    """Where the journal is."""
+    return place_of(request)
 
 
 class JumpingClock(SystemClock):
@@ -58,8 +74,8 @@ class AsyncBench(Bench):
     @asynccontextmanager
     async def running(self, resources: str = "ab", **options: Any) -> AsyncIterator[syncpoint.AsyncTransactionManager]:
         options.setdefault("background", False)
-        journal = options.pop("journal", "journal")
-        manager = syncpoint.AsyncTransactionManager(self.journal_named(journal), self.urls(resources), **options)
+        journal = self.journal_named(options.pop("journal", "journal"))
+        manager = syncpoint.AsyncTransactionManager(journal, self.urls(resources), **options)
         async with manager:
             yield manager
 
@@ -69,7 +85,7 @@ class AsyncBench(Bench):
 
 
 @pytest.fixture
-def bench(tmp_path: Path) -> Iterator[AsyncBench]:
-    made = AsyncBench(tmp_path)
+def bench(tmp_path: Path, place: Place) -> Iterator[AsyncBench]:
+    made = AsyncBench(tmp_path, place)
     yield made
     made.close()

@@ -180,7 +180,7 @@ def test_tasks_inside_a_block_share_it_and_its_branches(bench: AsyncBench) -> No
         ("begin", False),
         ("row k", False),
         ("prepare", False),
-        ("journal force", True),
+        ("the decision", True),
         ("COMMIT a, COMMIT b", True),
         ("commit", True),
     ],
@@ -199,7 +199,8 @@ def test_cancelled_before_the_decision_it_aborts_later_it_finishes(
 
             task = asyncio.ensure_future(work())
             loop = asyncio.get_running_loop()
-            trap.before(what, lambda: loop.call_soon_threadsafe(task.cancel))
+            step = bench.place.forcing if what == "the decision" else what
+            trap.before(step, lambda: loop.call_soon_threadsafe(task.cancel))
             with pytest.raises(asyncio.CancelledError):
                 await task
             await _until(lambda: not manager._core.live, "it ends")
@@ -241,7 +242,7 @@ def test_cancelled_while_it_begins(bench: AsyncBench) -> None:
 
             task = asyncio.ensure_future(work())
             loop = asyncio.get_running_loop()
-            trap.before("journal: claim", lambda: loop.call_soon_threadsafe(task.cancel))
+            trap.before(bench.place.claiming, lambda: loop.call_soon_threadsafe(task.cancel))
             with pytest.raises(asyncio.CancelledError):
                 await task
             await _until(lambda: not manager._core.live, "nothing is left of it")

@@ -285,7 +285,7 @@ def test_one_id_in_several_processes(postgres_url: str, tmp_path: Path) -> None:
 # --- interrupts --------------------------------------------------------------------------------------------------
 
 
-INTERRUPTED_AT = ["prepare", "PREPARE a, PREPARE b", "journal force", "COMMIT a, COMMIT b", "commit"]
+INTERRUPTED_AT = ["prepare", "PREPARE a, PREPARE b", "the decision", "COMMIT a, COMMIT b", "commit"]
 
 
 @pytest.mark.parametrize("what", INTERRUPTED_AT)
@@ -297,7 +297,7 @@ def test_an_interrupt_in_the_middle_of_a_commit_is_settled(bench: Bench, what: s
     def interrupt() -> None:
         raise KeyboardInterrupt
 
-    trap.before(what, interrupt)
+    trap.before(bench.place.forcing if what == "the decision" else what, interrupt)
     with raises(KeyboardInterrupt), manager.transaction(id="x") as tx:
         bench.put(tx)
     wait_until(lambda: not manager._core.live and bench.in_doubt() == "", "it is settled", 10.0)

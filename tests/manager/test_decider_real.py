@@ -57,7 +57,7 @@ class Databases:
         return {"Commit": int(total - aborts), "Abort": int(aborts)}
 
     def assert_quiet(self) -> None:
-        assert self._bank("SELECT gid FROM pg_prepared_xacts") == []
+        assert self._bank("SELECT gid FROM pg_prepared_xacts WHERE database = current_database()") == []
         assert self._server.prepared() == []
 
 

@@ -64,7 +64,7 @@ def test_in_doubt_says_what_will_happen_and_by_whom(bench: Bench) -> None:
     trap = Trap()
     trap.watch(other._runner)
     seen: list[Any] = []
-    trap.before("journal force", lambda: seen.extend(manager.in_doubt()))
+    trap.before(bench.place.forcing, lambda: seen.extend(manager.in_doubt()))
     with other.transaction() as tx:
         bench.put(tx, "ab", "live")
     statuses = {(entry.resource, entry.status) for entry in seen}
@@ -286,7 +286,7 @@ def test_resolve_needs_a_reason_and_a_dead_process(bench: Bench) -> None:
             except syncpoint.TransactionRunning as error:
                 refused.append(error)
 
-    trap.before("journal force", resolve)
+    trap.before(bench.place.forcing, resolve)
     with manager.transaction() as tx:
         bench.put(tx)
     assert len(refused) == 2

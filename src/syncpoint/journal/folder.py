@@ -338,16 +338,26 @@ class FolderJournal(Journal):
         self._check_usable()
         claim = self._claims.begin(transaction)
         if claim is None:
-            return Claim(running=True)
+            return (yield from self._answer_for_another(transaction))
         answer = Claim(running=True)
         try:
             if (yield Blocking(lambda: self._take(claim), "journal: claim")):
                 yield from self._catch_up()
                 answer = self._answer(transaction)
+            else:
+                answer = yield from self._answer_for_another(transaction)
         finally:
             if not answer.mine:
                 self._claims.release(claim)
         return answer
+
+    def _answer_for_another(self, transaction: TransactionId) -> Script[Claim]:
+        """Somebody else has claimed it: it runs, unless it has ended, and he is only being told so himself."""
+        yield from self._catch_up()
+        with self._mutex:
+            commit = self._commit(transaction)
+            unended = {*self._index.unended.keys() - self._noted_ends, *self._neighbours.unended()}
+        return Claim(running=True) if commit is None or commit.key in unended else Claim(committed=commit)
 
     def _take(self, claim: TransactionClaim) -> bool:
         with self._reading():

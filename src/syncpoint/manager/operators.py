@@ -212,7 +212,7 @@ def show(core: Core, text: str) -> Script[TransactionReport]:
         user_id=told.user_id,
         branches=tuple(reports),
         timeline=_in_order(
-            [_event(record, f"journal, file of process {incarnation}") for incarnation, record in story.records]
+            [_event(record, f"journal, process {incarnation}") for incarnation, record in story.records]
         ),
         heuristics=tuple(entries),
     )

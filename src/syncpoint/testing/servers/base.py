@@ -23,7 +23,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import ClassVar, Self
 
-STOP_SECONDS_MAX = 30.0
+STOP_SECONDS_MAX = 120.0  # its last checkpoint forces every file of every database that tests have made
 PORT_MIN, PORT_MAX = 15000, 32000  # below 32768: higher ones collide with the system's own choices
 
 # Ends when the server ends; ends the server when its own parent is gone (then nobody else would).
