@@ -288,6 +288,17 @@ def journal_is_administered(run: Run) -> None:
     manager._runner.run(journal_of(manager).transactions())
 
 
+@scene(journals=(APART,))
+def journal_is_locked_while_it_is_opened(run: Run) -> None:
+    """Somebody changes its table for longer than a statement waits: tried again."""
+    run.manager().close()
+    other = run.journal_cursor()
+    other.execute("BEGIN")
+    other.execute("LOCK TABLE syncpoint.journal")
+    run.trap.before("sleep", lambda: other.execute("ROLLBACK"))
+    run.transfer(run.manager())
+
+
 def _back_to_this_format(world: Any) -> None:
     from tests.crash import journals
 

@@ -115,7 +115,7 @@ def test_a_planted_bug_is_found(theatre: Theatre, zygote: Zygote, monkeypatch: p
     scene = load()["transfer_with_id"]
     with quiet():
         stops = play(theatre, zygote, scene, Striker()).stops
-        told = next(stop for stop in stops if stop.resource == BANK and stop.function == "_finish")
+        told = next(stop for stop in stops if stop.resource == BANK and stop.function == "finish_by_gid")
         with monkeypatch.context() as planted:
             planted.setattr(Branch, "_on_own_session", believe)
             with pytest.raises(AssertionError, match="torn"):

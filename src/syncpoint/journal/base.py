@@ -161,7 +161,7 @@ class Journal(ABC):
         """A branch could not commit with our decision inside. If that is because this process was taken for dead, draw
         another incarnation now: a wrong guess costs one retry, not each until we notice (O34). Never raises."""
         return
-        yield
+        yield from ()
 
     @abstractmethod
     def resource(self, name: str) -> Guid | None:
