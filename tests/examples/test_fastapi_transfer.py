@@ -21,13 +21,14 @@ EXAMPLE = Path(__file__).parents[2] / "examples" / "fastapi_transfer"
 
 @pytest.mark.parametrize("journal", ["database", "folder"])
 def test_under_load_with_workers_killed(journal: str, tmp_path: Path) -> None:
-    command = [sys.executable, str(EXAMPLE / "run.py"), "--load", "4", "--workers", "2", "--clients", "8", "--json"]
+    command = [sys.executable, str(EXAMPLE / "run.py"), "--load", "6", "--workers", "2", "--clients", "8", "--json"]
+    command += ["--kill-every", "2"]  # with two workers that are slow to start there would be nobody left
     if journal == "folder":
         command += ["--journal", str(tmp_path / "journal")]
     done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
     report = json.loads(done.stdout)
-    assert report["acknowledged"] > 10
+    assert report["acknowledged"] >= 5
     assert report["kills"] >= 1
     assert report["replayed"] >= 1
     assert report["unexpected"] == {}
