@@ -99,7 +99,10 @@ def test_losing_any_reply_tears_nothing_on_the_event_loop(
 
 
 def test_a_planted_bug_is_found(theatre: Theatre, zygote: Zygote, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A manager that takes a lost COMMIT PREPARED for done leaves a transfer torn, and this suite sees it."""
+    """A manager that takes a lost COMMIT PREPARED for done leaves a transfer torn, and this suite sees it.
+
+    One without an id: the record of one with an id is kept, and recovery would still finish it by that.
+    """
 
     def believe(self: Branch, *, commit: bool) -> Script[Answer]:
         try:
@@ -112,7 +115,7 @@ def test_a_planted_bug_is_found(theatre: Theatre, zygote: Zygote, monkeypatch: p
         resource = self.handle.resource
         return (yield from resource.commit(self.session) if commit else resource.abort(self.session))
 
-    scene = load()["transfer_with_id"]
+    scene = load()["transfer_without_id"]
     with quiet():
         stops = play(theatre, zygote, scene, Striker()).stops
         told = next(stop for stop in stops if stop.resource == BANK and stop.function == "finish_by_gid")
