@@ -80,7 +80,7 @@ def test_losing_any_reply_tears_nothing(
                             if play(theatre, zygote, scene, lossy(theatre, stop, way)).struck:
                                 tally.points.add(stop.place)
     finally:
-        _write(shared_folder / f"{FOUND}{name}.json", sorted(tally.points))
+        write_found(shared_folder, name, tally.points)
     tally.finish()
 
 
@@ -127,10 +127,11 @@ def test_a_planted_bug_is_found(theatre: Theatre, zygote: Zygote, monkeypatch: p
         assert play(theatre, zygote, scene, lossy(theatre, told, "lose_request")).struck
 
 
-def _write(path: Path, value: object) -> None:
-    """All at once: another process may be waiting for it."""
+def write_found(shared_folder: Path, name: str, points: set[tuple[str, int]]) -> None:
+    """What was lost, for test_statements.py. All at once: another process may be waiting for it."""
+    path = shared_folder / f"{FOUND}{name}.json"
     partial_path = path.with_suffix(".partial")
-    partial_path.write_text(json.dumps(value))
+    partial_path.write_text(json.dumps(sorted(points)))
     partial_path.rename(path)
 
 

@@ -13,10 +13,13 @@ from pathlib import Path
 import pytest
 
 from syncpoint.testing.servers.base import wait_until
+from tests.crash.journals import DECIDERS
 from tests.crash.points import PACKAGE, Kind, Point, enumerate_points
 from tests.crash.test_lost_replies import FOUND, SCENES
 
 TEST = "test_losing_any_reply_tears_nothing"
+TEST_DECISION, DECIDED = "test_losing_any_reply_with_the_journal_in_a_database_tears_nothing", "transfer_with_id"
+"""Decisions in a branch are lost there only."""
 WAIT_S_MAX = 900.0
 
 
@@ -25,9 +28,11 @@ def test_every_statement_lost_its_reply(
 ) -> None:
     """The tests that lose them may run in other processes: they are waited for."""
     chosen = {item.name for item in request.session.items}
-    if not chosen.issuperset(f"{TEST}[{name}]" for name in SCENES):
+    needed = {f"{TEST}[{name}]": name for name in SCENES}
+    needed |= {f"{TEST_DECISION}[{kind}-{DECIDED}]": f"{kind}-{DECIDED}" for kind in DECIDERS}
+    if not chosen.issuperset(needed):
         pytest.skip("says something only when all scenes are played")
-    files = [shared_folder / f"{FOUND}{name}.json" for name in SCENES]
+    files = [shared_folder / f"{FOUND}{name}.json" for name in needed.values()]
     wait_until(
         lambda: all(file.exists() for file in files), "the other test processes have lost their replies", WAIT_S_MAX
     )
