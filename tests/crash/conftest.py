@@ -13,10 +13,11 @@ from syncpoint.testing.servers.mariadb import MariadbServer
 from syncpoint.testing.servers.postgres import PostgresServer
 from tests.crash.harness import Stage, Zygote
 from tests.crash.journals import EVERYWHERE, FOLDER
+from tests.crash.statements import TESTS, compare
 from tests.crash.summary import pytest_terminal_summary
 from tests.crash.world import World
 
-__all__ = ["announce", "pytest_terminal_summary", "shared_folder", "stage", "stages"]
+__all__ = ["announce", "compared_with_the_source", "pytest_terminal_summary", "shared_folder", "stage", "stages"]
 
 Stages = Mapping[str, Stage]
 
@@ -54,3 +55,14 @@ def announce(capsys: pytest.CaptureFixture[str]) -> Callable[[str], None]:
             print(f"\n{text}", file=sys.stderr, flush=True)
 
     return say
+
+
+@pytest.fixture
+def compared_with_the_source(
+    request: pytest.FixtureRequest, shared_folder: Path, announce: Callable[[str], None]
+) -> Iterator[None]:
+    """After a test that loses replies. It says something only when all of them are run."""
+    yield
+    chosen = {item.name for item in request.session.items}
+    if chosen.issuperset(TESTS):
+        compare(shared_folder, announce)

@@ -24,9 +24,10 @@ from tests.crash.harness import Zygote
 from tests.crash.journals import DECIDERS, IN_LEDGER
 from tests.crash.scenes import Scene, load
 from tests.crash.scenes_recovery import DECIDED, HALF, PREPARED
+from tests.crash.statements import write_found
 from tests.crash.test_cancel import WAYS as CANCELS
 from tests.crash.test_cancel import cancel, recover
-from tests.crash.test_lost_replies import ASYNC_WAYS, SETUP, WAYS, lossy, play, write_found
+from tests.crash.test_lost_replies import ASYNC_WAYS, SETUP, WAYS, lossy, play
 from tests.crash.test_restart import restart_at
 from tests.crash.world import ALL, AUDIT
 
@@ -93,6 +94,7 @@ def is_steady(stop: Stop) -> bool:
     return not stop.in_background and stop.function != "open"
 
 
+@pytest.mark.usefixtures("compared_with_the_source")
 @pytest.mark.parametrize("name", LOST_IN)
 def test_losing_any_reply_with_the_journal_in_a_database_tears_nothing(
     name: str, kind: str, theatre: Theatre, zygote: Zygote, shared_folder: Path, record_property: Record

@@ -7,7 +7,6 @@ there the step is performed, and reported as failed. Not for: cancellation (test
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 from pathlib import Path
@@ -23,11 +22,10 @@ from tests.crash import async_plays, journals
 from tests.crash.budget import is_one_of_some, some
 from tests.crash.faults import Played, Stop, Striker, Tally, Theatre, quiet
 from tests.crash.harness import Zygote, _drop_schemas
-from tests.crash.journals import FOLDER
 from tests.crash.scenes import Scene, load
+from tests.crash.statements import SCENES, write_found
 from tests.crash.world import ALL, AUDIT, BANK, World
 
-FOUND = "crash-lost-replies-"
 ASYNC_WAYS = ("lose_reply", "hold_request")
 WAYS = ("lose_reply", "lose_request", "hold_request")
 
@@ -38,13 +36,6 @@ SLOW_SCENES = frozenset(("waits_in_vain", "operator_looks", "idle_connections_di
 """They wait for seconds: of each statement only the first reply is lost."""
 TIMES_MAX = 2
 """A statement that a scene repeats is lost the first and the second time."""
-
-# Without the scenes in which no statement goes to a server.
-SCENES = sorted(
-    scene.name
-    for scene in load().values()
-    if scene.is_tried and FOLDER in scene.journals and not scene.name.startswith(("memory_", "journal_", "file_"))
-)
 
 
 @pytest.fixture(scope="module")
@@ -59,6 +50,7 @@ def zygote() -> Iterator[Zygote]:
         yield zygote
 
 
+@pytest.mark.usefixtures("compared_with_the_source")
 @pytest.mark.parametrize("name", SCENES)
 def test_losing_any_reply_tears_nothing(
     name: str,
@@ -125,14 +117,6 @@ def test_a_planted_bug_is_found(theatre: Theatre, zygote: Zygote, monkeypatch: p
                 play(theatre, zygote, scene, lossy(theatre, told, "lose_request"))
         theatre.mop_up()
         assert play(theatre, zygote, scene, lossy(theatre, told, "lose_request")).struck
-
-
-def write_found(shared_folder: Path, name: str, points: set[tuple[str, int]]) -> None:
-    """What was lost, for test_statements.py. All at once: another process may be waiting for it."""
-    path = shared_folder / f"{FOUND}{name}.json"
-    partial_path = path.with_suffix(".partial")
-    partial_path.write_text(json.dumps(sorted(points)))
-    partial_path.rename(path)
 
 
 def ways_of(scene: Scene, stop: Stop) -> tuple[str, ...]:
