@@ -6,13 +6,17 @@ last in its folder. Not for: losing anything.
 
 from __future__ import annotations
 
+import contextlib
 import json
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from syncpoint.testing.servers.base import wait_until
+from syncpoint.testing.servers.base import ServerFailed, wait_until
+from tests.crash import test_database_journals, test_lost_replies
+from tests.crash.faults import Theatre
+from tests.crash.harness import Zygote
 from tests.crash.journals import DECIDERS
 from tests.crash.points import PACKAGE, Kind, Point, enumerate_points
 from tests.crash.test_lost_replies import FOUND, SCENES
@@ -20,11 +24,15 @@ from tests.crash.test_lost_replies import FOUND, SCENES
 TEST = "test_losing_any_reply_tears_nothing"
 TEST_DECISION, DECIDED = "test_losing_any_reply_with_the_journal_in_a_database_tears_nothing", "transfer_with_id"
 """Decisions in a branch are lost there only."""
-WAIT_S_MAX = 900.0
+WAIT_S_MAX = 90.0
 
 
 def test_every_statement_lost_its_reply(
-    request: pytest.FixtureRequest, shared_folder: Path, announce: Callable[[str], None]
+    request: pytest.FixtureRequest,
+    shared_folder: Path,
+    announce: Callable[[str], None],
+    theatre: Theatre,
+    zygote: Zygote,
 ) -> None:
     """The tests that lose them may run in other processes: they are waited for."""
     chosen = {item.name for item in request.session.items}
@@ -33,9 +41,19 @@ def test_every_statement_lost_its_reply(
     if not chosen.issuperset(needed):
         pytest.skip("says something only when all scenes are played")
     files = [shared_folder / f"{FOUND}{name}.json" for name in needed.values()]
-    wait_until(
-        lambda: all(file.exists() for file in files), "the other test processes have lost their replies", WAIT_S_MAX
-    )
+    with contextlib.suppress(ServerFailed):
+        wait_until(lambda: all(file.exists() for file in files), "the other test processes", WAIT_S_MAX)
+    for file, name in zip(files, needed.values(), strict=True):
+        if file.exists():
+            continue
+        # Its test stands in line behind this very one: then do it here.
+        if name in SCENES:
+            test_lost_replies.test_losing_any_reply_tears_nothing(name, theatre, zygote, shared_folder, lambda *_: None)
+        else:
+            kind = name.removesuffix(f"-{DECIDED}")
+            test_database_journals.test_losing_any_reply_with_the_journal_in_a_database_tears_nothing(
+                DECIDED, kind, theatre, zygote, shared_folder, lambda *_: None
+            )
     lost = {(path, line) for file in files for path, line in json.loads(file.read_text())}
     statements = statement_points()
     unhit = [point for point in statements if (point.file, point.line) not in lost]
