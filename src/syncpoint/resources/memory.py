@@ -165,7 +165,7 @@ class MemoryResource(Resource):
 
     def wrote(self, session: Session) -> Script[bool | None]:
         work = _own(session).work
-        return work is not None and bool(work.writes)
+        return None if work is None else bool(work.writes)  # a branch that is not there any more says nothing
         yield from ()
 
     def prepare(self, session: Session) -> Script[Vote]:

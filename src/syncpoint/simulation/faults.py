@@ -123,8 +123,7 @@ def _force_fails(scene: Scene, fault: Fault, chance: random.Random) -> None:
 
 def _full(scene: Scene, fault: Fault, chance: random.Random) -> None:
     disk = scene.host(fault.target).disk
-    size = sum(len(file.content) for _, file in disk._machine.files(disk._machine.root))
-    disk.full_at_bytes = size + int(fault.amount * 2000)
+    disk.full_at_bytes = disk.size_bytes() + int(fault.amount * 2000)
 
     def free() -> None:
         disk.full_at_bytes = None

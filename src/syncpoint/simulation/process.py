@@ -26,7 +26,7 @@ class SimClock(Clock):
         return self._shown_s + (self._world.now_s - self._since_s) * self.rate
 
     def wall_ms(self) -> int:
-        return int((1_700_000_000 + self.monotonic() + self.wall_step_s) * 1000)
+        return int((1_700_000_000 + self._world.now_s + self.wall_step_s) * 1000)
 
     def drift(self, rate: float) -> None:
         """From now on it runs at this rate; 1 is right."""

@@ -92,7 +92,7 @@ class World:
 
     def stream(self, name: str) -> random.Random:
         """A stream of chance of its own."""
-        return random.Random(f"{self.seed}/{name}")  # noqa: S311  # not for secrets: it must repeat
+        return random.Random(f"{self.seed}/{name}")  # not for secrets: it must repeat
 
     # --- history ---------------------------------------------------------------------------------------------------
 
