@@ -14,6 +14,7 @@ import random
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 from syncpoint import marks
 from syncpoint.journal.base import Journal
@@ -26,6 +27,7 @@ from syncpoint.simulation.network import Network
 from syncpoint.simulation.workloads import WORKLOADS
 from syncpoint.simulation.workloads.base import Workload
 from syncpoint.simulation.world import Event, World
+from syncpoint.steps import Done, Failed
 
 FAULTS_S = 55.0
 SETTLE_S = 90.0
@@ -34,6 +36,7 @@ AFTER_S = 5.0
 LOOK_S = 0.5
 FAULTS = (3, 14)
 JOURNAL = "/journal"
+JOURNALS = ("folder",)
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,6 +50,10 @@ class Options:
     only: tuple[int, ...] | None = None
     """Of the seed's plan, only the faults of these numbers."""
     keep_events: bool = False
+
+
+EVERYTHING = Options()
+"""Whatever the seed draws."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,7 +82,7 @@ class Seed:
         self.world = World(number, keep_events=options.keep_events)
         self.chance = self.world.stream("cast")
         self.workload_name = options.workload or self.chance.choice(sorted(WORKLOADS))
-        self.journal_name = options.journal or self.chance.choice(["folder"])
+        self.journal_name = options.journal or self.chance.choice(JOURNALS)
         self.network = Network(self.world)
         self.timeout_s = self.chance.choice([2.0, 5.0, 10.0])
         self.segment_bytes = self.chance.choice([4_000, 20_000, 1_000_000])
@@ -136,10 +143,26 @@ class Seed:
         self._heal()
         if not self._settles():
             self.world.violation(f"after {SETTLE_S:g} s without faults: {'; '.join(self._unsettled())}")
+        heuristics = self._heuristics()
         self.world.run(self.world.now_s + AFTER_S)
-        for wrong in (*self._unsettled(), *self.workload.check()):
+        for wrong in (*self._unsettled(), *self.workload.check(), *heuristics):
             self.world.violation(wrong)
         return plan
+
+    def _heuristics(self) -> list[str]:
+        """What applications list as decided alone; nobody has done so here. Filled while the world goes on."""
+        found: list[str] = []
+
+        def take(outcome: Done[Any] | Failed) -> None:
+            if isinstance(outcome, Failed):
+                found.append(f"the heuristic outcomes cannot be listed: {outcome.error!r}")
+            else:
+                found.extend(f"nobody decided alone, and yet {record} is listed" for record in outcome.value)
+
+        for application in self.scene.applications:
+            if application.core is not None and application.is_serving:
+                application.runtime.begin(application.core.journal.heuristics(), "heuristics", take)
+        return found
 
     def _plan(self) -> tuple[Fault, ...]:
         chance: random.Random = self.world.stream("plan")
@@ -190,7 +213,7 @@ class Seed:
         return left
 
 
-def run_seed(number: int, options: Options = Options()) -> Outcome:
+def run_seed(number: int, options: Options = EVERYTHING) -> Outcome:
     """Run one seed. Violations are in what it returns; a bug of the simulator itself raises."""
     logging.disable(logging.CRITICAL)
     began = time.perf_counter()

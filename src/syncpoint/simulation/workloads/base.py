@@ -94,7 +94,9 @@ class Workload(ABC):
         operation = Operation(name or f"t{len(self.operations)}", client, self.world.now_s, detail)
         self.operations.append(operation)
         self.world.note(client, f"begins {operation.name}")
-        reply: Reply = yield from transact(application, body, user_id=user_id, wait_applied=wait_applied)
+        reply: Reply = yield from transact(
+            application, body, name=operation.name, user_id=user_id, wait_applied=wait_applied
+        )
         operation.ended_s = self.world.now_s
         operation.known, operation.value, operation.why = reply.known, reply.value, reply.why
         operation.again = reply.again
