@@ -1,0 +1,14 @@
+"""The bank checker: totals.
+
+Not for: other workloads.
+"""
+
+from __future__ import annotations
+
+from syncpoint.testing.checkers.finding import Finding
+from syncpoint.testing.checkers.history import History
+
+
+def check(history: History, *, may_be_negative: bool = True) -> list[Finding]:
+    """Not written yet: answers nothing."""
+    return []
