@@ -23,7 +23,6 @@ class Kind(StrEnum):
     INTERNAL = "internal"
     DUPLICATE_VALUE = "duplicate-value"
     PHANTOM_VALUE = "phantom-value"
-    FUTURE_READ = "future-read"
     INCOMPATIBLE_ORDER = "incompatible-order"
     REORDERED_APPENDS = "reordered-appends"
     PARTIAL_APPENDS = "partial-appends"
