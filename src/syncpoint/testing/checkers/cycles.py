@@ -81,8 +81,8 @@ class Graph:
             self.arcs[source].append(Arc(source, target, kind, label))
 
     def find_cycles(self) -> list[list[Arc]]:
-        """For each knot a cycle of the worst kind that is in it, and where that is long, others; [] when there is a
-        serial order."""
+        """For each knot a cycle of the worst kind that is in it, and where that is long, others; the readable ones
+        first. [] when there is a serial order."""
         knots = self._components(range(len(self.arcs)), EVERYTHING)
         reported: list[tuple[Level, frozenset[int]]] = []
         cycles = []
@@ -97,7 +97,7 @@ class Graph:
                         cycles.append(cycle)
                         if _steps(cycle) <= STEPS_READABLE_MAX:
                             reported.append((level, frozenset(arc.source for arc in cycle)))
-        return cycles
+        return sorted(cycles, key=lambda cycle: max(_steps(cycle), STEPS_READABLE_MAX))
 
     # --- components ----------------------------------------------------------------------------------------
 

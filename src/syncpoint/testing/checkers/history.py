@@ -293,7 +293,7 @@ class Operation(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
         )
 
     def cannot_have_seen(self, other: Operation) -> bool:
-        """It had ended when the other began: whatever is known of the other's end."""
+        """It had ended when the other began: whatever came of either."""
         return self.completed_at is not None and self.completed_at < other.invoked_at
 
 
