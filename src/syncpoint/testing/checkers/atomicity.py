@@ -6,7 +6,7 @@ What is checked, for each transaction:
     changed-outcome           one branch seen committed and seen aborted
     acknowledged-but-aborted, refused-but-committed   a branch that is not what the caller was told
     both-answers              told to one caller that it was committed, and to another that it was not
-    committed-unasked         a committed branch of a transaction that nobody asked to commit, or seen before anybody did
+    committed-unasked         a committed branch of what nobody asked to commit, or seen before anybody did
     left-in-doubt, left-active, left-locked   settled: something that no outcome has released
     unaccounted               settled: acknowledged, and of one of its resources nothing was seen, committed or not
 
@@ -44,7 +44,7 @@ def check(history: History) -> list[Finding]:
     """Returns what is wrong, [] when nothing is."""
     transactions: dict[str, _Transaction] = {}
     findings: list[Finding] = []
-    settled_at: set[str] = set()
+    last_looks: dict[str, Operation] = {}
     for operation in history:
         for action in operation.actions:
             if isinstance(action, End):
@@ -55,7 +55,9 @@ def check(history: History) -> list[Finding]:
                 one = transactions.setdefault(action.transaction, _Transaction(action.transaction))
                 _see(one, operation, action)
                 if operation.settled:
-                    settled_at.add(action.resource)
+                    last = last_looks.setdefault(action.resource, operation)
+                    if operation.invoked_at > last.invoked_at:
+                        last_looks[action.resource] = operation
                     findings += _judge_left(operation, action)
             elif isinstance(action, SeeLock) and operation.outcome is Outcome.OK and operation.settled:
                 holder = f", held by {action.holder}" if action.holder else ""
@@ -64,7 +66,7 @@ def check(history: History) -> list[Finding]:
     for one in transactions.values():
         findings += _judge_branches(one)
         findings += _judge_answers(one)
-        findings += _judge_accounted(one, settled_at)
+        findings += _judge_accounted(one, last_looks)
     return findings
 
 
@@ -130,11 +132,11 @@ def _judge_answers(one: _Transaction) -> Iterator[Finding]:
                 yield _finding(Kind.COMMITTED_UNASKED, text, seer, asked[0])
 
 
-def _judge_accounted(one: _Transaction, settled_at: set[str]) -> Iterator[Finding]:
+def _judge_accounted(one: _Transaction, last_looks: dict[str, Operation]) -> Iterator[Finding]:
     """Of what was acknowledged, every branch must have been seen where somebody looked when all had settled."""
     for operation, end in one.ends:
-        if operation.outcome is Outcome.OK:
-            for resource in end.resources:
-                if resource in settled_at and resource not in one.seen_settled:
-                    text = f"{operation} was told that {one.name} was committed, but when all had settled nothing of it was"
-                    yield _finding(Kind.UNACCOUNTED, f"{text} seen in {resource}.", operation)
+        for resource in end.resources if operation.outcome is Outcome.OK else ():
+            look = last_looks.get(resource)
+            if look is not None and operation.precedes(look) and resource not in one.seen_settled:
+                text = f"{operation} was told that {one.name} was committed, but {look}, when all had settled,"
+                yield _finding(Kind.UNACCOUNTED, f"{text} saw nothing of it in {resource}.", operation, look)

@@ -64,10 +64,8 @@ def _judge_overlaps(domain: str, holdings: list[Held]) -> Iterator[Finding]:
         if longest is not None and operation.invoked_at < _end(longest[0]) and operation.invoked_at < _end(operation):
             other, held = longest
             until = min(_end(other), _end(operation))
-            text = (
-                f"{held.holder} (term {held.term}, {other}) and {hold.holder} (term {hold.term}, {operation}) both held"
-            )
-            text = f"{text} {domain} from {operation.invoked_at} to {until}."
+            both = f"{held.holder} (term {held.term}, {other}) and {hold.holder} (term {hold.term}, {operation})"
+            text = f"{both} held {domain} together, from {operation.invoked_at} to {until}."
             yield _finding(Kind.OVERLAP, text, other, operation)
         if longest is None or _end(operation) > _end(longest[0]):
             longest = operation, hold
@@ -90,10 +88,8 @@ def _judge_terms(domain: str, holdings: list[Held]) -> Iterator[Finding]:
                 highest = by_end[next_end]
             next_end += 1
         if highest is not None and hold.term < highest[1].term:
-            text = (
-                f"{hold.holder} began to hold {domain} under term {hold.term} ({operation}), after {highest[1].holder}"
-            )
-            text = f"{text} had held it under term {highest[1].term} ({highest[0]})."
+            text = f"{hold.holder} began to hold {domain} under term {hold.term} ({operation}), although before that"
+            text = f"{text} {highest[1].holder} had held it under term {highest[1].term} ({highest[0]})."
             yield _finding(Kind.TERM_WENT_BACK, text, highest[0], operation)
 
 
@@ -129,5 +125,8 @@ def _judge_fencing(domain: str, acts: list[Done]) -> Iterator[Finding]:
                 highest = by_end[next_end]
             next_end += 1
         if highest is not None and act.term < highest[1].term:
-            text = f"{operation} of {act.holder} was accepted in {domain} under term {act.term}, after {highest[0]} had been"
-            yield _finding(Kind.STALE_ACCEPTED, f"{text} under term {highest[1].term}.", highest[0], operation)
+            text = (
+                f"{operation} of {act.holder} was accepted in {domain} under term {act.term}, although {highest[0]} had"
+            )
+            text = f"{text} been accepted under term {highest[1].term} before it began."
+            yield _finding(Kind.STALE_ACCEPTED, text, highest[0], operation)

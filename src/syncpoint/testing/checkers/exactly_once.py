@@ -69,10 +69,9 @@ def _judge_replies(one: _Id) -> Iterator[Finding]:
         if first is None:
             first = operation, request
         elif request.content != first[1].content:
-            text = (
-                f"{first[0]} asked {first[1].content!r} under the id {one.name!r} and {operation} {request.content!r}"
-            )
-            yield _finding(Kind.OTHER_REQUEST_ACCEPTED, f"{text}, and both were acknowledged.", first[0], operation)
+            text = f"{first[0]} asked for {first[1].content!r} under the id {one.name!r}, {operation} for"
+            text = f"{text} {request.content!r}, and both were acknowledged."
+            yield _finding(Kind.OTHER_REQUEST_ACCEPTED, text, first[0], operation)
         elif request.reply != first[1].reply:
             text = f"{first[0]} and {operation} sent the same request under the id {one.name!r} but were answered"
             text = f"{text} {first[1].reply!r} and {request.reply!r}."
@@ -133,14 +132,16 @@ def _judge_missing(one: _Id, *, stale_reads: bool) -> Iterator[Finding]:
 
 
 def _judge_halves(one: _Id) -> Iterator[Finding]:
-    """When all has settled, an effect is at every resource of the id or at none."""
+    """When all has settled, an effect is at every resource of the id or at none. What was asked for since then is not
+    looked for there."""
     known = {resource for _, request in one.requests for resource in request.resources}
+    last_asked_at = max((operation.invoked_at for operation, _ in one.requests), default=0)
     with_effect: dict[str, Operation] = {}
     without: dict[str, Operation] = {}
     for reader, read in one.reads:
-        if reader.settled and (not known or read.resource in known):
+        if reader.settled and reader.invoked_at > last_asked_at and (not known or read.resource in known):
             (with_effect if read.count else without).setdefault(read.resource, reader)
     for resource in sorted(without.keys() - with_effect.keys()) if with_effect else ():
         there, seen = next(iter(with_effect.items()))
-        text = f"when all had settled {seen} found the effect of {one.name!r} in {there}, but {without[resource]} found none"
-        yield _finding(Kind.HALF_DONE, f"{text} in {resource}.", seen, without[resource])
+        text = f"when all had settled, {seen} found the effect of {one.name!r} in {there}, but {without[resource]}"
+        yield _finding(Kind.HALF_DONE, f"{text} found none in {resource}.", seen, without[resource])

@@ -6,7 +6,8 @@
       outcome                      OK             it happened, between the two
                                    FAIL           it did not happen, and never will
                                    INDETERMINATE  it may have happened, or may yet, at any time after `invoked_at`
-      settled                      it looked after everything had settled: no faults, nothing under way, all recovered
+      settled                      it looked after everything had settled: whatever had begun before has ended, and been
+                                   recovered: it has happened, or never will
       actions                      what it did, in order; each class below says which checker reads it
 
 What is not known stays unknown: no checker takes an INDETERMINATE operation for done or for undone, unless another

@@ -101,8 +101,21 @@ def _judge_missing(
         for element in proved.keys() - set(elements):
             one, kind = proved[element]
             what = "added it" if kind is Kind.LOST_ELEMENT else "found it there"
-            when = "when all had settled" if reader.settled else "later"
-            text = (
-                f"{reader} did not find {element} in {at(place)} = {listed(elements)}, but {one} {what}, and {reader} "
-            )
-            yield element, _finding(kind, f"{text}began {when}.", one, reader)
+            when = "when all had settled" if reader.settled else f"after {one} had ended"
+            text = f"{reader}, which began {when}, read {at(place)} = {listed(elements)}"
+            yield element, _finding(kind, f"{text}, without {element}, but {one} had {what}.", one, reader)
+
+
+def _first_proofs(
+    adders: Adders, reads: list[tuple[Operation, tuple[Name, ...]]]
+) -> Iterator[tuple[Operation, Name, Kind]]:
+    """For each element who was the first to have added it, and to have found it, for certain."""
+    for element, added in adders.items():
+        known = [one for one in added if one.outcome is Outcome.OK]
+        if known:
+            yield min(known, key=lambda one: one.completed_at or 0), element, Kind.LOST_ELEMENT
+    found: set[Name] = set()
+    for reader, elements in sorted(reads, key=lambda read: read[0].completed_at or 0):
+        for element in set(elements) - found:
+            found.add(element)
+            yield reader, element, Kind.VANISHED_ELEMENT
