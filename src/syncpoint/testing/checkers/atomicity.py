@@ -93,7 +93,7 @@ def _judge_left(operation: Operation, action: SeeBranch) -> Iterator[Finding]:
 
 def _judge_branches(one: _Transaction) -> Iterator[Finding]:
     """Branches against each other."""
-    for resource in one.committed.keys() & one.aborted.keys():
+    for resource in (resource for resource in one.committed if resource in one.aborted):
         first, second = one.committed[resource], one.aborted[resource]
         text = f"{first} saw the branch of {one.name} in {resource} committed and {second} saw it aborted."
         yield _finding(Kind.CHANGED_OUTCOME, text, first, second)

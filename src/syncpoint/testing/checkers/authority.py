@@ -39,7 +39,7 @@ def check(history: History) -> list[Finding]:
             elif isinstance(action, Act) and operation.outcome is Outcome.OK:
                 acts[action.domain].append((operation, action))
     findings: list[Finding] = []
-    for domain in holdings.keys() | acts.keys():
+    for domain in dict.fromkeys((*holdings, *acts)):
         certain = [(operation, hold) for operation, hold in holdings[domain] if operation.outcome is Outcome.OK]
         findings += _judge_overlaps(domain, certain)
         findings += _judge_terms(domain, certain)

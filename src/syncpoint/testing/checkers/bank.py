@@ -85,7 +85,7 @@ def _judge_transfers(history: History, opened: Amounts) -> Iterator[Finding]:
         if total:
             text = f"{operation} moves amounts that add up to {total}, not to nothing: the transfer itself is wrong."
             yield _finding(Kind.UNBALANCED_TRANSFER, text, operation)
-        for place in amounts.keys() - opened.keys():
+        for place in (place for place in amounts if place not in opened):
             text = f"{operation} moves {amounts[place]} to {at(place)}, which was never opened."
             yield _finding(Kind.UNKNOWN_ACCOUNT, text, operation)
 

@@ -98,8 +98,10 @@ def _judge_missing(
             next_proof += 1
         if stale_reads and not reader.settled:
             continue
-        for element in proved.keys() - set(elements):
-            one, kind = proved[element]
+        there = set(elements)
+        for element, (one, kind) in proved.items():
+            if element in there:
+                continue
             what = "added it" if kind is Kind.LOST_ELEMENT else "found it there"
             when = "when all had settled" if reader.settled else f"after {one} had ended"
             text = f"{reader}, which began {when}, read {at(place)} = {listed(elements)}"
@@ -116,6 +118,7 @@ def _first_proofs(
             yield min(known, key=lambda one: one.completed_at or 0), element, Kind.LOST_ELEMENT
     found: set[Name] = set()
     for reader, elements in sorted(reads, key=lambda read: read[0].completed_at or 0):
-        for element in set(elements) - found:
-            found.add(element)
-            yield reader, element, Kind.VANISHED_ELEMENT
+        for element in elements:
+            if element not in found:
+                found.add(element)
+                yield reader, element, Kind.VANISHED_ELEMENT
