@@ -126,7 +126,7 @@ def _judge_fencing(domain: str, acts: list[Done]) -> Iterator[Finding]:
             next_end += 1
         if highest is not None and act.term < highest[1].term:
             text = (
-                f"{operation} of {act.holder} was accepted in {domain} under term {act.term}, although {highest[0]} had"
+                f"{operation} of {act.holder} was accepted in {domain} under term {act.term}, although before it began"
             )
-            text = f"{text} been accepted under term {highest[1].term} before it began."
+            text = f"{text} {highest[0]} had been accepted under term {highest[1].term} before it began."
             yield _finding(Kind.STALE_ACCEPTED, text, highest[0], operation)

@@ -161,8 +161,9 @@ class Lists:
         """A version that somebody saw is where a transaction ended, not its middle."""
         middles = {value: appended[-1] for _, appended in self._several(place) for value in appended[:-1]}
         for number, values in one.reads:
-            final = middles.pop(values[-1], None) if values else None
-            if final is not None:
+            final = middles.get(values[-1]) if values else None
+            if final is not None and final not in values:
+                del middles[values[-1]]
                 operation, writer = self.committed[number], self.writers[place, values[-1]]
                 text = f"{operation} read {at(place)} = {listed(values)}, the middle of {writer}"
                 self._find(Kind.G1B, f"{text}, which appended {final} after that.", operation, writer)
