@@ -151,7 +151,7 @@ def _judge_balances(reader: Operation, sure: Amounts, perhaps: list[tuple[Operat
             f"{reader} found balances when all had settled that differ from the transfers that certainly happened "
             f"({differing}), and no choice of whole transfers among the {len(perhaps)} uncertain ones explains that."
         )
-        yield _finding(Kind.UNEXPLAINED_BALANCE, text, reader, *(one for one, _ in perhaps))
+        yield _finding(Kind.UNEXPLAINED_BALANCE, text, reader)
 
 
 def _reachable(missing: int, place: Place, possible: Iterable[tuple[Operation, Amounts]]) -> bool:

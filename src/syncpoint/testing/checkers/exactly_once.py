@@ -95,7 +95,8 @@ def _wrong_effects(
     requests = [operation for operation, _ in one.requests]
     text = f"{reader} found the effect of {one.name!r} in {read.resource}"
     if read.count > 1:
-        yield Kind.DONE_TWICE, f"{text} {read.count} times.", requests
+        names = ", ".join(map(str, requests)) or "nobody"
+        yield Kind.DONE_TWICE, f"{text} {read.count} times (asked for by {names}).", requests
     if read.count and not requests:
         yield Kind.DONE_UNASKED, f"{text}, but nobody asked for it.", []
     elif read.count and not asked:
