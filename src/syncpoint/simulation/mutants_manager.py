@@ -181,7 +181,7 @@ def _first_handle_only(core: Core) -> Script[dict[str, recovery.PassResult]]:
     return {}
 
 
-# --- resources ----------------------------------------------------------------------------------------------------------
+# --- resources ----------------------------------------------------------------------------------------------------
 
 
 _server_prepare = MemoryServer.prepare
