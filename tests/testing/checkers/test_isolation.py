@@ -83,16 +83,24 @@ class Shop:
 DATABASE = {"x": "a", "y": "b"}
 
 
-@contextmanager
-def postgres_shop(server: PostgresServer, isolation: str) -> Iterator[Shop]:
-    urls = {}
-    for name in "ab":
-        database = f"isolation_{next(_numbers)}"
-        urls[name] = server.create_database(database)
-        with psycopg.connect(urls[name], autocommit=True) as connection:
-            connection.execute(f"ALTER DATABASE {database} SET default_transaction_isolation = '{isolation}'")
+@pytest.fixture(scope="module")
+def databases(postgres_server: PostgresServer) -> dict[str, str]:
+    """Two databases with the table of lists, for one shop at a time."""
+    urls = {name: postgres_server.create_database(f"isolation_{name}") for name in "ab"}
+    for url in urls.values():
+        with psycopg.connect(url, autocommit=True) as connection:
             connection.execute("CREATE TABLE list (key TEXT PRIMARY KEY, items INT[] NOT NULL)")
             connection.execute("INSERT INTO list VALUES ('x', '{}'), ('y', '{}')")
+    return urls
+
+
+@contextmanager
+def postgres_shop(urls: dict[str, str], isolation: str) -> Iterator[Shop]:
+    for url in urls.values():
+        with psycopg.connect(url, autocommit=True) as connection:
+            name = connection.info.dbname
+            connection.execute(f"ALTER DATABASE {name} SET default_transaction_isolation = '{isolation}'")
+            connection.execute("UPDATE list SET items = '{}'")
     with (
         psycopg.connect(urls["a"], autocommit=True) as outside,
         syncpoint.TransactionManager("a", urls, background=False) as manager,
@@ -125,14 +133,14 @@ def serializable(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Sho
         with memory_shop(tmp_path) as shop:
             yield shop
     else:
-        with postgres_shop(request.getfixturevalue("postgres_server"), "serializable") as shop:
+        with postgres_shop(request.getfixturevalue("databases"), "serializable") as shop:
             yield shop
 
 
 @pytest.fixture
-def committed(postgres_server: PostgresServer) -> Iterator[Shop]:
+def committed(databases: dict[str, str]) -> Iterator[Shop]:
     """Each database by itself shows what is committed."""
-    with postgres_shop(postgres_server, "read committed") as shop:
+    with postgres_shop(databases, "read committed") as shop:
         yield shop
 
 

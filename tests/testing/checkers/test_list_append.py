@@ -271,7 +271,7 @@ def test_ten_thousand_transactions_take_seconds() -> None:
     history = long_history(10_000)
     began = time.process_time()
     assert list_append.check(history) == []
-    assert time.process_time() - began < 5
+    assert time.process_time() - began < 8
 
 
 def test_ten_thousand_transactions_of_which_many_are_wrong_take_seconds() -> None:
