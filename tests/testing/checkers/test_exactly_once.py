@@ -48,6 +48,11 @@ GOOD = {
         ok(2, 2, 3, ask()),
         ok(3, 4, 5, effects(1), effects(1, B), settled=True),
     ],
+    "asked for after somebody looked elsewhere": [
+        ok(1, 0, 1, effects(0, B), settled=True),
+        ok(2, 2, 3, ask()),
+        ok(3, 4, 5, effects(1), settled=True),
+    ],
 }
 
 WRONG: dict[str, tuple[set[str], list[Operation]]] = {
