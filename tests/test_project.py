@@ -22,8 +22,8 @@ LINES_MAX = 500
 IMPURE = frozenset(["time", "os", "random", "socket", "asyncio", "threading", "logging", "uuid", "datetime", "secrets"])
 
 # A folder or file of the package, and what it may import besides itself. Imports point downward only.
-WORDS = frozenset({"errors", "ids", "records", "ports", "steps"})
-BELOW_MANAGER = WORDS | {"protocol", "journal", "resources"}
+WORDS = frozenset({"errors", "ids", "messages", "records", "ports", "steps"})
+BELOW_MANAGER = WORDS | {"protocol", "journal", "resources", "link"}
 EVERYTHING = BELOW_MANAGER | {
     "",
     "cli",
@@ -40,12 +40,14 @@ MAY_IMPORT: dict[str, frozenset[str]] = {
     "errors": frozenset(),
     "ids": frozenset({"errors"}),
     "records": frozenset({"errors", "ids"}),
-    "ports": frozenset({"errors"}),
+    "messages": frozenset({"errors", "ids"}),
+    "ports": frozenset({"errors", "ids", "messages"}),
     "steps": frozenset({"ports"}),
     "system": frozenset({"errors", "ports"}),
     "protocol": frozenset({"errors", "ids", "records"}),
     "journal": WORDS | {"protocol", "resources"},  # a journal may live in a database
     "resources": WORDS | {"protocol"},
+    "link": frozenset({"errors", "ids", "messages", "ports"}),
     "runners": frozenset({"errors", "ports", "steps"}),
     "manager": BELOW_MANAGER,
     "config": BELOW_MANAGER,
