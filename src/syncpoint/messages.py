@@ -31,7 +31,7 @@ Name = Annotated[str, msgspec.Meta(pattern=NAME_PATTERN, min_length=1, max_lengt
 """Of a process, a role or a cluster: letters, digits, and `.`, `_`, `-` between them."""
 GuidBytes = Annotated[bytes, msgspec.Meta(min_length=16, max_length=16)]
 Version = Annotated[int, msgspec.Meta(ge=1, le=255)]
-Number = Annotated[int, msgspec.Meta(ge=0, lt=1 << 63)]
+Number = Annotated[int, msgspec.Meta(ge=0, le=(1 << 63) - 1)]
 
 
 class BadMessage(ValueError):
@@ -71,7 +71,7 @@ class Refused(Message, frozen=True, array_like=True, kw_only=True, tag="refused"
     text: Annotated[str, msgspec.Meta(max_length=TEXT_SIZE_CHARS_MAX, pattern=TEXT_PATTERN)]
 
 
-_CONTROLS = {code: "?" for code in (*range(0x20), 0x7F)}
+_CONTROLS = dict.fromkeys((*range(32), 127), "?")
 
 
 def refused(reason: str, text: str) -> Refused:

@@ -11,8 +11,8 @@
       ├────────────────────────────────▶│     OPEN
     OPEN
 
-Either end may say Refused instead of its next word; then both know why. The acceptor names itself only after it has heard
-a Hello, and counts the connection as open only after Ready, so that neither sees a connection the other refuses.
+Either end may say Refused instead of its next word; then both know why. The acceptor names itself only after it has
+heard a Hello, and counts the connection as open only after Ready, so that neither sees one that the other refuses.
 
 Not for: bytes (framing.py), who is admitted (peers.py), or how long it may take (connection.py).
 """

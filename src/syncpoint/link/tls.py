@@ -86,7 +86,7 @@ def _load_certificate(context: ssl.SSLContext, files: TlsFiles) -> None:
                 advice="Name the two that were made together.",
             ) from None
         raise ConfigurationError(
-            f"The link's certificate {files.certificate} or key {files.key} is not PEM that OpenSSL reads: {_said(error)}.",
+            f"The link's certificate {files.certificate} or key {files.key} is not PEM: {_said(error)}.",
             advice="Each file holds one or more blocks -----BEGIN …-----.",
         ) from None
 
@@ -96,7 +96,7 @@ def _load_authorities(context: ssl.SSLContext, path: str) -> None:
         context.load_verify_locations(path)
     except (ssl.SSLError, ValueError) as error:
         raise ConfigurationError(
-            f"The link's authorities {path} are not PEM that OpenSSL reads: {_said(error)}.",
+            f"The link's authorities {path} are not PEM: {_said(error)}.",
             advice="It holds the certificates of the authorities that sign the peers' certificates.",
         ) from None
     if not context.get_ca_certs():
