@@ -137,7 +137,7 @@ class Vocabulary:
         try:
             return self._decoder.decode(memoryview(raw)[1:])
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-            raise BadMessage(str(error)) from None
+            raise BadMessage(f"these bytes are no message: {error}") from None
 
 
 LINK_VOCABULARY: Final = Vocabulary(Hello, Ready, Refused, Ping, Pong)

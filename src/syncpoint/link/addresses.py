@@ -64,7 +64,7 @@ def parse_address(text: str, *, may_be_port_0: bool = False) -> Address:
 def _unix_path(text: str, netloc: str, path: str) -> str:
     if netloc:
         raise _wrong(text, "the path of a Unix socket is absolute: three slashes")
-    if "\0" in path or path.endswith("/"):
+    if not path.startswith("/") or "\0" in path or path.endswith("/"):
         raise _wrong(text, "it names no file")
     if len(path.encode()) > UNIX_PATH_BYTES_MAX:
         raise _wrong(text, f"the path is longer than the {UNIX_PATH_BYTES_MAX} bytes that a socket's may have")

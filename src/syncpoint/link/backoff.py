@@ -35,7 +35,7 @@ class BackOff:
 
 
 class Complaints:
-    """Which log lines are written: the first of its kind, then one a period with the number of those left out.
+    """Which log lines are written: the first few of a kind in a period, then only how many were left out.
 
     Strangers must not be able to fill a disk with our log. Parameter: `period_s`, in seconds.
     """
@@ -49,16 +49,16 @@ class Complaints:
     def __repr__(self) -> str:
         return f"<Complaints {len(self._kinds)} kinds>"
 
-    def may_say(self, kind: str, *, now_s: float) -> tuple[bool, int]:
-        """(whether to write it, how many of this kind were left out since the last)."""
-        said_at_s, left_out = self._kinds.get(kind, (-self._period_s, 0))
-        if kind in self._kinds and now_s - said_at_s < self._period_s:
-            self._kinds[kind] = (said_at_s, left_out + 1)
-            return False, 0
-        if kind not in self._kinds and len(self._kinds) >= self.KINDS_MAX:
+    def may_say(self, kind: str, *, now_s: float, burst: int = 1) -> tuple[bool, int]:
+        """(whether to write it, how many of this kind were left out before). `burst`: how many in a period."""
+        begun_at_s, number = self._kinds.get(kind, (now_s, 0))
+        if number and now_s - begun_at_s < self._period_s:
+            self._kinds[kind] = (begun_at_s, number + 1)
+            return number < burst, 0
+        if len(self._kinds) >= self.KINDS_MAX:
             self._kinds.clear()
-        self._kinds[kind] = (now_s, 0)
-        return True, left_out
+        self._kinds[kind] = (now_s, 1)
+        return True, max(0, number - burst)
 
     def forget(self, kind: str) -> None:
         """It is over: the next one is news again."""

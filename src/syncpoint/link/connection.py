@@ -9,6 +9,7 @@ Not for: opening connections (dialling.py, listening.py), or who may be at the o
 from __future__ import annotations
 
 import asyncio
+import ssl
 import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -173,8 +174,9 @@ class Connection(asyncio.Protocol):
     # --- ending ----------------------------------------------------------------------------------------
 
     def refuse(self, no: Refused) -> None:
-        """Say why, and end."""
+        """Say why, after what was sent before, and end."""
         if self._ended_why is None:
+            self._flush()
             self._write(to_frame(self._vocabulary.encode(no)))
             self.end(no.text, Refusal(by_us=True, reason=no.reason, text=no.text))
 
@@ -218,9 +220,15 @@ class Connection(asyncio.Protocol):
             self._timer.cancel()
         if self._ended_why is None:
             self._timer = None
-            self.end(explain(error) if error is not None else "the other end closed the connection", at_once=True)
+            self.end(self._lost_how(error), at_once=True)
         self.gone.set()
         self._owner.closed(self)
+
+    def _lost_how(self, error: Exception | None) -> str:
+        if self.dialled_by_us and not self._reader.magic_seen and not isinstance(error, ssl.SSLError):
+            # With TLS 1.3 the other end judges our certificate last, and asyncio sends no alert when it refuses.
+            return "the other end ended it before it said a word: it does not accept who we are. Its log says why"
+        return explain(error) if error is not None else "the other end closed the connection"
 
     def pause_writing(self) -> None:
         self._outgoing.hold_up(True)

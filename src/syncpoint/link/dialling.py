@@ -100,7 +100,7 @@ class Dialler:
 
 def _in_words(error: GreetingFailed) -> str:
     if error.refusal is None:
-        return f"the greeting failed: {error}. The log of the other end may say why"
+        return f"the greeting failed: {error}"
     if error.refusal.by_us:
         return f"it was refused: {error}"
     return f"it refused: {error}"

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 import os
 import socket
 from collections.abc import Callable, Coroutine
@@ -41,7 +42,9 @@ class Listener:
         self._greet = greet
         self._greetings_max = greetings_max
         self._complain = complain
+        self._accepts_a_turn = min(ACCEPTS_A_TURN, max(1, greetings_max // 2))  # each gets its turn before it goes
         self._greetings: dict[asyncio.Task[None], None] = {}  # oldest first
+        self._not_begun: set[socket.socket] = set()
         self._pause: asyncio.TimerHandle | None = None
         self._inode = os.stat(address.path).st_ino if isinstance(address, UnixAddress) else 0
         self._loop.add_reader(listening, self._accept)
@@ -50,7 +53,7 @@ class Listener:
         return f"<Listener {self.address} {len(self._greetings)} of {self._greetings_max} greetings>"
 
     def _accept(self) -> None:
-        for _ in range(ACCEPTS_A_TURN):
+        for _ in range(self._accepts_a_turn):
             try:
                 accepted, where = self._socket.accept()
             except (BlockingIOError, InterruptedError, ConnectionAbortedError):
@@ -62,9 +65,20 @@ class Listener:
                 return
             accepted.setblocking(False)
             self._make_room()
-            task = self._loop.create_task(self._greet(accepted, where), name=f"syncpoint-greet-{where}")
+            self._not_begun.add(accepted)
+            task = self._loop.create_task(self._begin(accepted, where), name=f"syncpoint-greet-{where}")
             self._greetings[task] = None
-            task.add_done_callback(lambda ended: self._greetings.pop(ended, None))
+            task.add_done_callback(functools.partial(self._end, accepted))
+
+    async def _begin(self, accepted: socket.socket, where: Any) -> None:
+        self._not_begun.discard(accepted)
+        await self._greet(accepted, where)
+
+    def _end(self, accepted: socket.socket, task: asyncio.Task[None]) -> None:
+        self._greetings.pop(task, None)
+        if accepted in self._not_begun:  # cancelled before its first step: nobody else knows this socket
+            self._not_begun.discard(accepted)
+            accepted.close()
 
     def _make_room(self) -> None:
         if len(self._greetings) >= self._greetings_max:

@@ -37,6 +37,8 @@ from syncpoint.messages import LINK_VOCABULARY, Hello, Message, Refused, Vocabul
 from syncpoint.ports import Arrived, Connected, LinkEvent, Lost, Peer, Random, Sent, Signal
 
 COMPLAINT_PERIOD_S = 60.0
+REFUSALS_SAID = 5
+"""How many refusals of one kind are written in a period: enough to see several that are set up wrong."""
 CLOSE_S_MAX = 2.0
 
 _log = logging.getLogger("syncpoint.link")
@@ -81,6 +83,8 @@ class StreamLink:
         self._diallers: dict[str, Dialler] = {}
         self._listeners: list[Listener] = []
         self._complaints = Complaints(COMPLAINT_PERIOD_S)
+        self._refusals = Complaints(COMPLAINT_PERIOD_S)
+        self._dial_failures: dict[str, str] = {}
         self._contexts: tuple[ssl.SSLContext, ssl.SSLContext] | None = None
         self._closed = False
         self.counts = Counts()
@@ -149,7 +153,9 @@ class StreamLink:
         return tuple(str(listener.address) for listener in self._listeners)
 
     async def close(self) -> None:
-        """End every connection; peers are told. What was sent and is still queued is dropped."""
+        """End every connection; peers are told. What they do not take soon is dropped. A second call does nothing."""
+        if self._closed:
+            return
         self._closed = True
         for listener in self._listeners:
             await listener.close()
@@ -212,9 +218,7 @@ class StreamLink:
             lambda: self._dial(peer, address),
             self._limits,
             self._random,
-            lambda why: self._complain(
-                f"dial {peer.name}", f"The link to {peer.name} at {address} does not come about: {why}.", why
-            ),
+            lambda why: self._dial_failed(peer.name, address, why),
         )
 
     async def _dial(self, peer: KnownPeer, address: Address) -> Connection:
@@ -319,7 +323,7 @@ class StreamLink:
             old.end(f"{peer.name} has connected anew", at_once=True)
         self._open[peer.name] = connection
         self.counts.connected += 1
-        self._complaints.forget(f"dial {peer.name}")
+        self._dial_failures.pop(peer.name, None)
         _log.info("The link to %s is open: %s, version %d.", peer.name, connection.where, connection.version)
         self._inbox.put([Connected(peer)])
         dialler = self._diallers.get(peer.name)
@@ -352,22 +356,32 @@ class StreamLink:
 
     # --- log lines ---------------------------------------------------------------------------------------
 
+    def _dial_failed(self, name: str, address: Address, why: str) -> None:
+        """Said once until it is another reason, or was well in between."""
+        if self._dial_failures.get(name) != why:
+            self._dial_failures[name] = why
+            _log.warning(
+                "The link to %s at %s does not come about: %s. It is tried again.", name, address, why.rstrip(".")
+            )
+
     def _complain_about(self, error: Exception, where: str) -> None:
         """One that dialled us was refused, or gave up."""
         refusal = error.refusal if isinstance(error, GreetingFailed) else None
         if refusal is not None and refusal.reason == Reason.DUPLICATE:
             return
         self.counts.refused += 1
-        if refusal is not None and not refusal.by_us:
-            text = f"Who dialled from {where} refused us: {refusal.text}"
-        else:
-            text = f"A connection from {where} was refused: {explain(error)}"
-        self._complain(f"refused {refusal.reason if refusal else type(error).__name__}", text)
+        why = refusal.text if refusal is not None else explain(error)
+        now_s = asyncio.get_running_loop().time()
+        if self._refusals.may_say(why, now_s=now_s)[0]:
+            kind = refusal.reason if refusal is not None else getattr(error, "reason", "") or type(error).__name__
+            if refusal is not None and not refusal.by_us:
+                text = f"Who dialled from {where} refused us: {why}"
+            else:
+                text = f"A connection from {where} was refused: {why}"
+            self._complain(f"refused {kind}", text, burst=REFUSALS_SAID)
 
-    def _complain(self, kind: str, text: str, detail: str = "") -> None:
-        may_say, left_out = self._complaints.may_say(
-            f"{kind} {detail}".strip(), now_s=asyncio.get_running_loop().time()
-        )
+    def _complain(self, kind: str, text: str, *, burst: int = 1) -> None:
+        may_say, left_out = self._complaints.may_say(kind, now_s=asyncio.get_running_loop().time(), burst=burst)
         if may_say:
             _log.warning("%s%s", text, f" ({left_out} more of this kind were left out)" if left_out else "")
 

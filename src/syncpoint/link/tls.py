@@ -147,6 +147,8 @@ def explain(error: BaseException) -> str:
         return "it took too long"
     if isinstance(error, OSError) and error.strerror:
         return error.strerror
+    if isinstance(error, ConnectionError):  # asyncio's and uvloop's word for an end in the middle of a handshake
+        return "the other end ended it before TLS was agreed on. Its log may say why"
     return str(error) or type(error).__name__
 
 
