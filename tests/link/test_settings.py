@@ -12,7 +12,7 @@ from syncpoint.errors import ConfigurationError
 from syncpoint.link.addresses import TlsAddress, UnixAddress, parse_address
 from syncpoint.link.peers import KnownPeer
 from syncpoint.link.settings import Limits, LinkSettings, TlsFiles
-from tests.link.world import guid
+from tests.link.words import guid
 
 FILES = TlsFiles(certificate="c", key="k", authorities="a")
 

@@ -18,7 +18,8 @@ from syncpoint.link.peers import KnownPeer
 from syncpoint.link.stream import StreamLink
 from syncpoint.messages import Hello, Message, Ping, Ready, Refused
 from syncpoint.ports import Sent
-from tests.link.world import LOOPS, QUICK, WORDS, Ear, Note, World, connected, guid, run, send, until, world
+from tests.link.words import WORDS, Note, guid
+from tests.link.world import LOOPS, QUICK, Ear, World, connected, run, send, until, world
 
 EVE = Hello(
     version_min=1, version_max=1, cluster="test", guid=guid("eve").raw, name="eve", role="node", instance=b"eve....."

@@ -6,15 +6,31 @@ Not for: strangers (test_strangers.py), TLS's refusals (test_tls.py), or killed 
 from __future__ import annotations
 
 import asyncio
+import itertools
 import os
+import socket
 from pathlib import Path
+from random import Random
 
 import pytest
 
-from syncpoint.errors import MessageTooLarge
+from syncpoint.errors import ConfigurationError, MessageTooLarge
 from syncpoint.link.peers import KnownPeer
 from syncpoint.ports import Connected, Lost, Sent
-from tests.link.world import LOOPS, QUICK, Ear, Note, World, connected, guid, open_descriptors, run, send, until, world
+from tests.link.words import Note, guid
+from tests.link.world import (
+    LOOPS,
+    QUICK,
+    Ear,
+    World,
+    break_connection,
+    connected,
+    open_descriptors,
+    run,
+    send,
+    until,
+    world,
+)
 
 KINDS = ("unix", "tls")
 both = pytest.mark.parametrize("kind", KINDS)
@@ -98,7 +114,7 @@ def test_a_peer_that_takes_nothing_holds_the_sender_up_and_memory_is_bounded(
                 return anna.send("bert", note) is Sent.FULL
 
             await until(lambda: is_stuck() and not anna.room("bert").is_set(), "the queue is full")
-            calm = asyncio.get_running_loop().time() + 1.5  # much longer than `dead_after_s`
+            calm = asyncio.get_running_loop().time() + 0.9  # longer than `dead_after_s`
             await until(lambda: is_stuck() and asyncio.get_running_loop().time() > calm, "nothing moves any more")
             stuck_at = sent
             # Queue, socket buffers of the system at both ends, inbox: not what was tried.
@@ -148,6 +164,46 @@ def test_a_closed_link_is_lost_at_once_and_found_again(tmp_path: Path, kind: str
             await send(anna, "bert", Note(number=2))
             new_ear = Ear(anew)
             await until(lambda: new_ear.notes() == [2], "the connection works")
+
+    run(main())
+
+
+@both
+def test_whenever_connections_break_messages_keep_their_order_and_none_comes_twice(tmp_path: Path, kind: str) -> None:
+    async def main() -> None:
+        async with world(tmp_path) as here:
+            anna, bert = await here.pair(kind, **QUICK)
+            ear = Ear(bert)
+            sent_in: list[int] = []  # which connection a note went into
+            breaks = 0
+
+            def send_and_break() -> bool:
+                nonlocal breaks
+                for _ in range(random.randrange(100)):
+                    if anna.send("bert", Note(number=len(sent_in), text="x" * random.randrange(2000))) is Sent.TAKEN:
+                        sent_in.append(breaks)
+                ear.listen()
+                if anna.peers() and random.randrange(10) == 0:
+                    break_connection(random.choice([anna, bert]))
+                    breaks += 1
+                return breaks == 10
+
+            random = Random(4)
+            await until(send_and_break, "ten connections are broken")
+            mended_at = len(sent_in)
+
+            def is_mended() -> bool:
+                if anna.send("bert", Note(number=len(sent_in))) is Sent.TAKEN:
+                    sent_in.append(breaks)
+                return bool(ear.notes()) and ear.notes()[-1] > mended_at
+
+            await until(is_mended, "notes arrive again")
+            notes = ear.notes()
+            assert notes == sorted(set(notes)), "in order, none twice"
+            for one, following in itertools.pairwise(notes):
+                assert following == one + 1 or sent_in[following] != sent_in[one], "no gap within a connection"
+            kinds = [kind for kind in ear.kinds() if kind != "Arrived"]
+            assert kinds == ["Lost", "Connected"] * (len(kinds) // 2)
 
     run(main())
 
@@ -214,10 +270,6 @@ def test_nothing_is_left_behind(tmp_path: Path) -> None:
 
 
 def test_a_socket_that_a_dead_process_left_is_taken_over_and_a_live_one_is_not(tmp_path: Path) -> None:
-    import socket
-
-    from syncpoint.errors import ConfigurationError
-
     async def main() -> None:
         async with world(tmp_path) as here:
             path = tmp_path / "bert.sock"

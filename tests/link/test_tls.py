@@ -18,7 +18,8 @@ from syncpoint.link.peers import KnownPeer
 from syncpoint.link.settings import TlsFiles
 from syncpoint.link.stream import StreamLink
 from syncpoint.link.tls import client_context, names_in, server_context
-from tests.link.world import LOOPS, QUICK, Authority, Ear, Note, World, connected, run, send, until, world
+from tests.link.words import Note
+from tests.link.world import LOOPS, QUICK, Authority, Ear, World, connected, run, send, until, world
 
 
 async def _server(here: World, files: TlsFiles | None = None) -> tuple[StreamLink, StreamLink]:

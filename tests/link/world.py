@@ -16,28 +16,21 @@ from typing import Any, TypeVar
 import trustme
 import uvloop
 
-from syncpoint.ids import Guid
 from syncpoint.link.peers import KnownPeer
 from syncpoint.link.settings import Limits, LinkSettings, TlsFiles
 from syncpoint.link.stream import StreamLink
-from syncpoint.messages import LINK_VOCABULARY, Message
+from syncpoint.messages import Message
 from syncpoint.ports import Arrived, LinkEvent, Sent
 from syncpoint.runners.aio import AsyncRunner
 from syncpoint.system import SystemRandom
+from tests.link.words import WORDS, Note, guid
 
+__all__ = ["WORDS", "Note", "guid"]
 T = TypeVar("T")
 WAIT_S_MAX = 15.0
 LOOPS = ("asyncio", "uvloop")
 QUICK = {"heartbeat_s": 0.05, "dead_after_s": 0.5, "retry_base_s": 0.01, "retry_max_s": 0.1}
 """Times for tests in which something must be noticed."""
-
-
-class Note(Message, frozen=True, array_like=True, kw_only=True, tag="note"):
-    number: int
-    text: str = ""
-
-
-WORDS = LINK_VOCABULARY.extended(Note)
 
 
 class Authority:
@@ -136,10 +129,6 @@ class World:
             await link.close()
 
 
-def guid(name: str) -> Guid:
-    return Guid(name.encode().ljust(16, b"."))
-
-
 @contextlib.asynccontextmanager
 async def world(folder: Path) -> AsyncIterator[World]:
     made = World(folder)
@@ -196,6 +185,13 @@ async def send(link: StreamLink, to: str, message: Message) -> None:
         room = link.room(to)
         await until(room.is_set, "there is room")
     assert sent is Sent.TAKEN
+
+
+def break_connection(link: StreamLink) -> None:
+    """End one of its connections as a network would: nobody is told, what is under way is lost."""
+    for connection in tuple(link._connections):
+        connection._transport.abort()
+        return
 
 
 def open_descriptors() -> int:
