@@ -131,6 +131,35 @@ def test_a_peer_that_takes_nothing_holds_the_sender_up_and_memory_is_bounded(
     run(main(), loop)
 
 
+def test_a_peer_that_connects_anew_gets_no_more_memory(tmp_path: Path) -> None:
+    bound = 128 * 1024
+
+    async def main() -> None:
+        async with world(tmp_path) as here:
+            anna, bert = await here.pair(
+                "unix", frame_bytes_max=65536, queue_bytes_max=bound, inbox_bytes_max=bound, **QUICK
+            )
+            note = Note(number=0, text="x" * 10_000)
+
+            def is_full() -> bool:
+                while anna.send("bert", note) is Sent.TAKEN:
+                    pass
+                return anna.send("bert", note) is Sent.FULL and bert.figures()["messages_received"] >= 13
+
+            for _ in range(5):
+                await until(is_full, "bert is full")
+                connections = bert.figures()["connected"]
+                break_connection(anna)
+                await until(lambda before=connections: bert.figures()["connected"] > before, "anna is back")
+            await until(is_full, "bert is still full")
+            received = bert.figures()["messages_received"]
+            assert received * 10_000 < 2 * (bound + 256 * 1024), "over six connections not much more than over one"
+            ear = Ear(bert)
+            await until(lambda: ear.listen() and bert.figures()["messages_received"] > received, "bert reads on")
+
+    run(main())
+
+
 def test_a_message_too_large_is_refused_and_harms_nobody(tmp_path: Path) -> None:
     async def main() -> None:
         async with world(tmp_path) as here:

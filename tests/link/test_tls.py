@@ -19,7 +19,7 @@ from syncpoint.link.settings import TlsFiles
 from syncpoint.link.stream import StreamLink
 from syncpoint.link.tls import client_context, names_in, server_context
 from tests.link.words import Note
-from tests.link.world import LOOPS, QUICK, Authority, Ear, World, connected, run, send, until, world
+from tests.link.world import LOOPS, QUICK, Authority, Ear, World, connected, open_descriptors, run, send, until, world
 
 
 async def _server(here: World, files: TlsFiles | None = None) -> tuple[StreamLink, StreamLink]:
@@ -137,6 +137,41 @@ def test_no_certificate_old_tls_and_no_tls_are_refused(
     lines = [record.getMessage() for record in caplog.records if "was refused" in record.getMessage()]
     assert "it showed no certificate" in lines[0]
     assert any("it speaks HTTP" in line or "it does not speak TLS" in line for line in lines), lines
+
+
+@pytest.mark.parametrize("loop", LOOPS)
+def test_who_never_ends_his_tls_handshake_is_dropped_in_time(
+    tmp_path: Path, loop: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def main() -> None:
+        async with world(tmp_path) as here:
+            bert = await here.link(
+                "bert",
+                KnownPeer(name="anna"),
+                listen=("tls://127.0.0.1:0",),
+                tls=here.authority.issue("bert"),
+                handshake_s=0.2,
+                greetings_max=4,
+            )
+            port = int(bert.listening_at[0].rpartition(":")[2])
+            before = open_descriptors()
+            for crowd in (2, 10):  # within the bound, and above it
+                writers = [(await asyncio.open_connection("127.0.0.1", port))[1] for _ in range(crowd)]
+                for writer in writers:
+                    writer.write(b"\x16\x03\x01\x02")  # a handshake record begins
+                await until(lambda crowd=crowd: open_descriptors() <= before + crowd, "they are dropped")
+                for writer in writers:
+                    writer.close()
+                    with contextlib.suppress(ConnectionError):
+                        await writer.wait_closed()
+            anna = await here.link(
+                "anna", KnownPeer(name="bert", address=bert.listening_at[0]), tls=here.authority.issue("anna")
+            )
+            await connected(anna, bert)
+
+    with caplog.at_level(logging.WARNING, "syncpoint.link"):
+        run(main(), loop)
+    assert any("it took too long" in record.getMessage() for record in caplog.records)
 
 
 def _try_without_certificate(port: int, version: ssl.TLSVersion) -> None:

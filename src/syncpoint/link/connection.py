@@ -1,6 +1,6 @@
 """One connection: greeting, frames in and out, batching, back-pressure, signs of life.
 
-All of it runs on the event loop, except `send` and `taken`, which any thread may call. A connection ends once, for one
+All of it runs on the event loop, except `send` and `room`, which any thread may call. A connection ends once, for one
 reason, and tells its owner so; whatever is broken ends it, since nothing can be resent.
 
 Not for: opening connections (dialling.py, listening.py), or who may be at the other end (stream.py).
@@ -19,6 +19,7 @@ from syncpoint.errors import FormatTooNew
 from syncpoint.ids import Guid
 from syncpoint.link.framing import HEAD_SIZE_BYTES, MAGIC, BadFrame, FrameReader, to_frame
 from syncpoint.link.handshake import Handshake, Reason, Refusal, Side, State
+from syncpoint.link.inbox import Account
 from syncpoint.link.outgoing import Outgoing, Put
 from syncpoint.link.peers import Proof
 from syncpoint.link.settings import FRAME_BYTES_LEAST, Limits
@@ -38,11 +39,11 @@ class GreetingFailed(Exception):
 class Owner(Protocol):
     """Who is told what becomes of a connection. Called on the loop."""
 
-    def opened(self, connection: Connection) -> Refused | None:
-        """The greeting is over. Returns why the connection is not wanted after all, if so."""
+    def opened(self, connection: Connection) -> Account | Refused:
+        """The greeting is over. Returns the peer's account, or why the connection is not wanted after all."""
         ...
 
-    def received(self, connection: Connection, messages: Sequence[Message], size_bytes: int) -> None: ...
+    def received(self, peer: Peer, messages: Sequence[Message], account: Account, size_bytes: int) -> None: ...
 
     def ended(self, connection: Connection, why: str) -> None:
         """An open connection has ended."""
@@ -102,9 +103,8 @@ class Connection(asyncio.Protocol):
         self._beat_due_s = 0.0
         self._heard_at_s = 0.0
         self._ping = (0, 0.0)
-        self._untaken_bytes = 0
+        self._account: Account | None = None
         self._reading_paused = False
-        self._lock = threading.Lock()
         self._ended_why: str | None = None
         self.side = side
         self.where = where
@@ -153,14 +153,6 @@ class Connection(asyncio.Protocol):
 
     def room(self) -> Signal | None:
         return self._outgoing.room()
-
-    def taken(self, size_bytes: int) -> None:
-        """The consumer took so much of what had arrived: read on when enough was taken."""
-        with self._lock:
-            self._untaken_bytes -= size_bytes
-            is_due = self._reading_paused and self._untaken_bytes <= self._limits.inbox_bytes_max // 2
-        if is_due:
-            self._call_soon(self._resume_reading)
 
     def _call_soon(self, callback: Callable[[], None]) -> None:
         if threading.get_ident() == self._thread:
@@ -306,31 +298,36 @@ class Connection(asyncio.Protocol):
         assert hello is not None
         self._reader.size_bytes_max = self._limits.frame_bytes_max
         self.peer = Peer(name=hello.name, guid=Guid(hello.guid), role=hello.role, instance=hello.instance)
-        no = self._owner.opened(self)
-        if no is not None:
+        account = self._owner.opened(self)
+        if isinstance(account, Refused):
             self.peer = None  # it never was
-            self.refuse(no)
+            self.refuse(account)
             return
+        self._account = account
+        self._hold_up(0)  # what came over an earlier connection counts
         self._beat_due_s = self._loop.time() + self._limits.heartbeat_s
         self._timer = self._loop.call_at(self._beat_due_s, self._beat)
         if not self.greeted.done():
             self.greeted.set_result(None)
 
     def _deliver(self, messages: Sequence[Message], size_bytes: int) -> None:
+        assert self.peer is not None
+        assert self._account is not None
         self._counts.messages_received += len(messages)
-        with self._lock:
-            self._untaken_bytes += size_bytes
-            pause = self._untaken_bytes > self._limits.inbox_bytes_max and not self._reading_paused
-            self._reading_paused = self._reading_paused or pause
-        if pause:
+        self._hold_up(size_bytes)
+        self._owner.received(self.peer, messages, self._account, size_bytes)
+
+    def _hold_up(self, size_bytes: int) -> None:
+        """Stop reading if so much more is too much."""
+        assert self._account is not None
+        is_over = self._account.add(size_bytes, lambda: self._call_soon(self._resume_reading))
+        if is_over and not self._reading_paused:
+            self._reading_paused = True
             self._transport.pause_reading()
-        self._owner.received(self, messages, size_bytes)
 
     def _resume_reading(self) -> None:
-        with self._lock:
-            is_due = self._reading_paused and self._untaken_bytes <= self._limits.inbox_bytes_max // 2
-            self._reading_paused = self._reading_paused and not is_due
-        if is_due and self._ended_why is None:
+        if self._reading_paused and self._ended_why is None:
+            self._reading_paused = False
             self._heard_at_s = self._loop.time()  # we did not listen
             self._transport.resume_reading()
 

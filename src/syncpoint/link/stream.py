@@ -16,6 +16,7 @@ import logging
 import os
 import socket
 import ssl
+import weakref
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from typing import Any
@@ -27,7 +28,7 @@ from syncpoint.link.connection import Connection, Counts, GreetingFailed
 from syncpoint.link.dialling import Dialler
 from syncpoint.link.framing import to_frame
 from syncpoint.link.handshake import Reason, Side
-from syncpoint.link.inbox import Inbox
+from syncpoint.link.inbox import Account, Inbox
 from syncpoint.link.listening import Listener
 from syncpoint.link.peers import Keep, KnownPeer, Proof, Roster, choose
 from syncpoint.link.settings import LinkSettings
@@ -76,6 +77,8 @@ class StreamLink:
         self._own_uid = os.geteuid()
         self._roster = Roster(settings.peers, cluster=settings.cluster, own_name=settings.name, own_uid=self._own_uid)
         self._inbox = Inbox(signal())
+        # Kept alive by the connection, and by what was not taken.
+        self._accounts: weakref.WeakValueDictionary[str, Account] = weakref.WeakValueDictionary()
         self._nothing_full = signal()
         self._nothing_full.set()
         self._open: dict[str, Connection] = {}
@@ -312,7 +315,7 @@ class StreamLink:
 
     # --- connection.Owner --------------------------------------------------------------------------------
 
-    def opened(self, connection: Connection) -> Refused | None:
+    def opened(self, connection: Connection) -> Account | Refused:
         peer = connection.peer
         assert peer is not None
         no = self._surplus(peer.name, peer.instance, connection.dialled_by_us)  # once more: others opened meanwhile
@@ -329,12 +332,10 @@ class StreamLink:
         dialler = self._diallers.get(peer.name)
         if dialler is not None:
             dialler.peer_is_here(connection)
-        return None
+        return self._accounts.setdefault(peer.name, Account(self._limits.inbox_bytes_max))
 
-    def received(self, connection: Connection, messages: Sequence[Message], size_bytes: int) -> None:
-        peer = connection.peer
-        assert peer is not None
-        self._inbox.put([Arrived(peer, message) for message in messages], connection, size_bytes)
+    def received(self, peer: Peer, messages: Sequence[Message], account: Account, size_bytes: int) -> None:
+        self._inbox.put([Arrived(peer, message) for message in messages], account, size_bytes)
 
     def ended(self, connection: Connection, why: str) -> None:
         peer = connection.peer

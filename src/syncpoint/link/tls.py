@@ -10,6 +10,7 @@ Not for: whether a name may talk to us (peers.py).
 from __future__ import annotations
 
 import os
+import socket
 import ssl
 import stat
 from collections.abc import Mapping
@@ -145,8 +146,10 @@ def explain(error: BaseException) -> str:
         return f"TLS failed: {_said(error)}"
     if isinstance(error, TimeoutError):
         return "it took too long"
-    if isinstance(error, OSError) and error.strerror:
-        return error.strerror
+    if isinstance(error, socket.gaierror):  # its numbers are its own
+        return str(error.strerror)
+    if isinstance(error, OSError) and error.errno:
+        return os.strerror(error.errno)  # asyncio's own text shows the address once more
     if isinstance(error, ConnectionError):  # asyncio's and uvloop's word for an end in the middle of a handshake
         return "the other end ended it before TLS was agreed on. Its log may say why"
     return str(error) or type(error).__name__
