@@ -1,7 +1,7 @@
 """A process of its own with a link that answers: `python -m tests.link.child SETTINGS.json`. Used by test_processes.py.
 
-It prints where it listens, and answers every Note with a Note of the same number; the text of the answer says how many
-connections it has lost. A closed standard input ends it.
+It prints where it listens, and answers every Note, unless its number is negative, with a Note of the same number; the
+text of the answer says how many connections it has lost. A closed standard input ends it.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from typing import Any
 from syncpoint.link.peers import KnownPeer
 from syncpoint.link.settings import Limits, LinkSettings, TlsFiles
 from syncpoint.link.stream import StreamLink
+from syncpoint.link.threaded import new_loop
 from syncpoint.ports import Arrived, Link, Lost
 from syncpoint.runners.aio import AsyncRunner
 from syncpoint.steps import Script, Wait
@@ -29,7 +30,7 @@ def answer(link: Link) -> Script[None]:
         link.arrived.clear()
         for event in link.take():
             lost += isinstance(event, Lost)
-            if isinstance(event, Arrived) and isinstance(event.message, Note):
+            if isinstance(event, Arrived) and isinstance(event.message, Note) and event.message.number >= 0:
                 link.send(event.peer.name, Note(number=event.message.number, text=f"{lost} lost"))
 
 
@@ -60,4 +61,6 @@ async def main(given: dict[str, Any]) -> None:
 
 
 if __name__ == "__main__":
-    asyncio.run(main(json.loads(Path(sys.argv[1]).read_text())))
+    given = json.loads(Path(sys.argv[1]).read_text())
+    with asyncio.Runner(loop_factory=new_loop if given.get("loop") == "uvloop" else None) as loop:
+        loop.run(main(given))

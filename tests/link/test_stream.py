@@ -15,6 +15,7 @@ from random import Random
 import pytest
 
 from syncpoint.errors import ConfigurationError, MessageTooLarge
+from syncpoint.link.addresses import parse_address
 from syncpoint.link.peers import KnownPeer
 from syncpoint.link.stream import StreamLink
 from syncpoint.ports import Connected, Lost, Sent
@@ -310,6 +311,38 @@ def test_two_that_dial_each_other_find_each_other_however_often_it_breaks(tmp_pa
                 turns = [kind for kind in ear.kinds() if kind != "Arrived"]
                 assert turns[::2] == ["Connected"] * len(turns[::2])
                 assert turns[1::2] == ["Lost"] * len(turns[1::2])
+
+    run(main(), loop)
+
+
+@both
+@loops
+def test_a_dial_given_up_at_any_step_leaves_nothing(tmp_path: Path, kind: str, loop: str) -> None:
+    """uvloop closes a transport whose making is cancelled without telling its protocol."""
+
+    async def main() -> None:
+        async with world(tmp_path) as here:
+            tls = kind == "tls"
+            bert = await here.link(
+                "bert",
+                KnownPeer(name="anna"),
+                listen=(here.address("bert", kind),),
+                tls=here.authority.issue("bert") if tls else None,
+            )
+            known = KnownPeer(name="bert")
+            anna = await here.link("anna", known, tls=here.authority.issue("anna") if tls else None)
+            address = parse_address(bert.listening_at[0])
+            for steps in range(30):
+                attempt = asyncio.ensure_future(anna._dial(known, address))
+                for _ in range(steps):
+                    await asyncio.sleep(0)
+                attempt.cancel()
+                await asyncio.wait((attempt,))
+                if not attempt.cancelled():
+                    anna.take()
+                    attempt.result().end("enough", at_once=True)
+                await until(lambda: not anna._connections and not anna.peers(), "nothing is left at anna")
+                await until(lambda: not bert._connections and not bert.peers(), "nothing is left at bert")
 
     run(main(), loop)
 

@@ -25,7 +25,6 @@ from syncpoint.runners.aio import AsyncRunner
 from syncpoint.system import SystemRandom
 from tests.link.words import WORDS, Note, guid
 
-__all__ = ["WORDS", "Note", "guid"]
 T = TypeVar("T")
 WAIT_S_MAX = 15.0
 LOOPS = ("asyncio", "uvloop")

@@ -133,11 +133,6 @@ class Connection(asyncio.Protocol):
     def version(self) -> int:
         return self._handshake.version
 
-    @property
-    def was_made(self) -> bool:
-        """Whether there ever was a transport: with TLS, only once the two have agreed."""
-        return self._transport is not None
-
     # --- sending, from any thread ----------------------------------------------------------------------
 
     def send(self, frame: bytes) -> Sent:
@@ -193,13 +188,19 @@ class Connection(asyncio.Protocol):
         if was_open:
             self._owner.ended(self, why)
 
+    def never_made(self, why: str) -> None:
+        """The loop could not make it, and has closed what there was: uvloop does so without `connection_lost`."""
+        self.end(why, at_once=True)
+        self.gone.set()
+        self._owner.closed(self)
+
     # --- asyncio.Protocol ------------------------------------------------------------------------------
 
     def connection_made(self, transport: Any) -> None:
-        self._transport = transport
-        if self._ended_why is not None:
+        if self._ended_why is not None:  # given up while it was being made
             transport.abort()
             return
+        self._transport = transport
         if self._proof is None:
             self._proof = Proof(certificate=names_in(transport.get_extra_info("peercert")))
         self._heard_at_s = self._loop.time()

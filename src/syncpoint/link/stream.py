@@ -265,10 +265,10 @@ class StreamLink:
                 await loop.create_connection(
                     protocol, sock=connected, ssl=context, server_hostname="", ssl_handshake_timeout=seconds
                 )
-            await connection.greeted
-        finally:
-            if not connection.was_made:
-                self._connections.discard(connection)
+        except BaseException as error:
+            connection.never_made(explain(error))
+            raise
+        await connection.greeted
 
     def _connection(self, side: Side, where: str, proof: Proof | None, dialled: str | None) -> Connection:
         return Connection(
