@@ -170,6 +170,12 @@ def _restart(scene: Scene, fault: Fault, chance: random.Random) -> None:
     scene.world.after(fault.for_s, database.start)
 
 
+def _roll_back(scene: Scene, fault: Fault, chance: random.Random) -> None:
+    database = scene.database(fault.target)
+    for number in range(20):  # again and again for two seconds: few branches are under way at one moment
+        scene.world.after(number / 10, partial(database.roll_back, lambda: chance.random() < fault.amount))
+
+
 def _cut(scene: Scene, fault: Fault, chance: random.Random, *, there: bool, back: bool) -> None:
     host, database = fault.target.split(">")
     pairs = [(host, database)] * there + [(database, host)] * back
@@ -209,6 +215,7 @@ KINDS: Mapping[str, Kind] = {
     "disk-full": Kind("host", _full, (0.5, 4.0)),
     "disk-slow": Kind("host", _slow, (1.0, 8.0)),
     "database-restart": Kind("database", _restart, (0.1, 4.0)),
+    "roll-back": Kind("database", _roll_back),
     "cut": Kind("link", partial(_cut, there=True, back=True), (0.5, 6.0)),
     "cut-requests": Kind("link", partial(_cut, there=True, back=False), (0.5, 6.0)),
     "cut-replies": Kind("link", partial(_cut, there=False, back=True), (0.2, 4.0)),

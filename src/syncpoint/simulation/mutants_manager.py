@@ -108,6 +108,12 @@ def _with_facts(change: dict[str, Any], core: Core) -> Script[tuple[Attempt, Vie
 _look_around = recovery.look_around
 
 
+def _presume_abort(core: Core, identifier: Identifier, facts: Facts) -> Script[tuple[Any, None]]:
+    """Whatever is found prepared, and is nobody's, is rolled back."""
+    return recovery.fate_of(identifier, replace(facts, decisions={})), None
+    yield from ()
+
+
 def _pass_with_old_records(
     core: Core, handle: ResourceHandle, result: recovery.PassResult, deadline: float
 ) -> Script[None]:
@@ -293,7 +299,7 @@ MUTANTS: tuple[Mutant, ...] = (
     R(
         "read no records",
         "a Commit record says commit (O27)",
-        patch=lambda: put(recovery, "look_around", partial(_with_facts, {"decisions": {}})),
+        patch=lambda: put(recovery, "judge_found", _presume_abort),
     ),
     R(
         "records before the scan",
