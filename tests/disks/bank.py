@@ -34,10 +34,12 @@ class Bank:
         return {"job": job, "journal": str(self.journal), "a": str(self.a), "b": str(self.b), **more}
 
     def make(self, zygote: Zygote) -> None:
-        """The tables, and everything that a first contact leaves."""
-        for path in (self.a, self.b):
+        """The tables, and everything that a first contact leaves. `a` has a write-ahead log, `b` a rollback journal."""
+        for path, mode in ((self.a, "wal"), (self.b, "delete")):
             with closing(sqlite3.connect(path)) as connection:
+                connection.execute(f"PRAGMA journal_mode = {mode}")
                 connection.execute("CREATE TABLE entry (number INTEGER PRIMARY KEY, text TEXT)")
+                connection.execute("CREATE TABLE heir (number INTEGER PRIMARY KEY)")  # what only one file is to have
                 connection.commit()
         self.recover(zygote)
 

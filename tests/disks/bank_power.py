@@ -20,7 +20,11 @@ SAID_S_MAX = 1.0
 
 
 class PoweredBank:
-    """A bank on one or two file systems. With two, the journal and `a` are on the first, `b` on the second."""
+    """A bank on one or two file systems. With two, the journal and `a` are on the first, `b` on the second.
+
+    Processes that live on while their disks are gone lose all of them, the journal's first: a journal that lived on
+    would believe what a dying file system answers to SQLite.
+    """
 
     def __init__(self, kind: str, zygote: Zygote, *, disks: int = 1) -> None:
         self._held = ExitStack()
@@ -43,14 +47,14 @@ class PoweredBank:
         self._zygote.start(**self.bank.order("bank", first=self._number * 1_000_000, children=chance.choice([1, 1, 2])))
         self._zygote.listen(SAID_S_MAX, until=chance.randrange(SAID_MAX))
         self._zygote.listen(chance.random() * DELAY_S_MAX)
-        which = list(self.disks)
-        chance.shuffle(which)
-        which = which[: chance.randint(1, len(which))]
+        which, is_stopped = list(self.disks), chance.random() < 0.5
+        if is_stopped:  # as a real power cut does, of one disk or of all
+            self._zygote.stop()
+            which = chance.sample(which, chance.randint(1, len(which)))
         cut_at = min([disk.cut() for disk in which])
-        if chance.random() < 0.5:
-            self._zygote.listen(chance.random() * DELAY_S_MAX)  # what it does on a disk that is gone is of no use
+        self._zygote.listen(chance.random() * DELAY_S_MAX)
         self._zygote.kill()
-        said = _told_before(cut_at, self._zygote.end())
+        said = self._zygote.end() if is_stopped else _told_before(cut_at, self._zygote.end())
         for disk in which:
             disk.power_on()
         self.bank.recover(self._zygote)

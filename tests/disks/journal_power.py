@@ -36,9 +36,10 @@ def cut_power(disk: LoopDisk, zygote: Zygote, number: int) -> tuple[int, int]:
         zygote.kill(chance.randrange(2))
         zygote.listen(SAID_S_MAX, until=chance.randrange(SAID_MAX))
     zygote.listen(chance.random() * DELAY_S_MAX)
-    disk.cut()
     if chance.random() < 0.5:
-        zygote.listen(chance.random() * DELAY_S_MAX)  # what it is told by a disk that is gone counts as well
+        zygote.stop()
+    disk.cut()
+    zygote.listen(chance.random() * DELAY_S_MAX)  # unless stopped they live on: what they are told then counts as well
     zygote.kill()
     said = zygote.end()
     disk.power_on()

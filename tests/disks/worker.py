@@ -117,6 +117,7 @@ def bank(order: dict[str, Any], child: int) -> None:
     manager = TransactionManager(order["journal"], resources, background=order.get("background", True))
     manager.open()
     say(opened=manager.incarnation)
+    _wait_for(order.get("go"))
     left = itertools.count() if order.get("count") is None else range(order["count"])
     threads = [
         threading.Thread(target=_pay, args=(manager, numbers, left, order)) for _ in range(order.get("threads", 2))
@@ -154,6 +155,11 @@ def _pay(manager: TransactionManager, numbers: Any, left: Any, order: dict[str, 
             say(committed=number, pending_at=sorted(tx.pending))
 
 
+def _wait_for(path: str | None) -> None:
+    while path and not os.path.exists(path):
+        time.sleep(0.005)
+
+
 def recover(order: dict[str, Any], child: int) -> None:
     """Open, settle everything, say what is left."""
     resources = {name: f"sqlite:///{order[name]}" for name in ("a", "b")}
@@ -162,7 +168,20 @@ def recover(order: dict[str, Any], child: int) -> None:
         say(in_doubt=[str(one) for one in manager.in_doubt()], heuristics=[str(one) for one in manager.heuristics()])
 
 
-JOBS = {job.__name__: job for job in (journal, bank, recover)}
+def heir(order: dict[str, Any], child: int) -> None:
+    """Open, wait for the file `go`, settle what another process left, and make that certain. Then live on."""
+    resources = {name: f"sqlite:///{order[name]}" for name in ("a", "b")}
+    manager = TransactionManager(order["journal"], resources, background=False).open()
+    say(opened=manager.incarnation)
+    _wait_for(order["go"])
+    manager.recover(wait_seconds=10.0)
+    with manager.transaction(id=f"order {order['first']}") as tx:  # forces what recovery has noted in the journal
+        tx.connect("a").execute("INSERT INTO heir VALUES (1)")
+    say(settled=True)
+    signal.pause()
+
+
+JOBS = {job.__name__: job for job in (journal, bank, recover, heir)}
 
 
 # --- being a process ---------------------------------------------------------------------------------------------

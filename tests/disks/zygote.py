@@ -13,6 +13,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
+from syncpoint.testing.servers.base import wait_until
+
 ROOT = Path(__file__).parents[2]
 SAID_S_MAX = 60.0
 
@@ -58,6 +60,12 @@ class Zygote:
         for pid in self.pids if which is None else self.pids[which : which + 1]:
             os.kill(pid, signal.SIGKILL)
 
+    def stop(self) -> None:
+        """SIGSTOP all, and wait until none of their threads can do or say anything more."""
+        for pid in self.pids:
+            os.kill(pid, signal.SIGSTOP)
+        wait_until(lambda: not any(map(_acts, self.pids)), "the children have stopped")
+
     def end(self, seconds: float = SAID_S_MAX) -> list[dict[str, Any]]:
         """Wait until all children have ended; returns everything they said."""
         deadline = time.monotonic() + seconds
@@ -87,3 +95,13 @@ class Zygote:
             self.pids = []
         else:
             self._said.append(said)
+
+
+def _acts(pid: int) -> bool:
+    """Whether a thread still runs. One that waits for the disk stops on its return from there."""
+    try:
+        tasks = list(Path(f"/proc/{pid}/task").iterdir())
+        states = [(task / "stat").read_text().rpartition(")")[2].split()[0] for task in tasks]
+    except (FileNotFoundError, ProcessLookupError):
+        return _acts(pid) if Path(f"/proc/{pid}").exists() else False
+    return any(state in "RS" for state in states)
