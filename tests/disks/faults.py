@@ -97,7 +97,7 @@ class Ran:
         assert not [one for one in later if "committed" in one], f"{self.fault}: answered after it had stopped: {later}"
         for one in later:
             if "stopped" in one:
-                assert "JournalFailed" in one["error"], one
+                assert "ournal failed" in one["error"] or "JournalFailed" in one["error"], one
         hit = next(index for index, call in enumerate(self.calls) if "(INJECTED)" in call)
         again = [call for call in self.calls[hit + 1 :] if "write(" in call or "sync(" in call]
         assert not again or not self.fault.on, f"{self.fault}: tried again: {again}"

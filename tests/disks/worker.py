@@ -126,6 +126,8 @@ def bank(order: dict[str, Any], child: int) -> None:
         thread.start()
     for thread in threads:
         thread.join()
+    if order.get("abandon"):
+        os._exit(0)  # closing would force the SQLite files
     if order.get("count") is not None:
         manager.close()
         say(closed=True)
@@ -149,6 +151,8 @@ def _pay(manager: TransactionManager, numbers: Any, left: Any, order: dict[str, 
                 return
         except (SyncpointError, apsw.Error, OSError) as error:
             say(failed=number, error=f"{type(error).__name__}: {error}")
+            if order.get("give_up"):
+                return
             if order.get("count") is None:
                 time.sleep(0.005)  # its disk is gone: not a busy loop until it is killed
         else:
