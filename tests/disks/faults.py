@@ -90,9 +90,10 @@ class Ran:
     def check_stopped(self) -> None:
         """R5: once the journal's disk has failed, nothing more is answered, and nothing more is written to it."""
         stops = [index for index, one in enumerate(self.said) if one.keys() & {"pending", "stopped"}]
-        if not stops:
-            assert "JournalRefused" in self.noise or "JournalFailed" in self.noise, f"{self.fault}: it went on: {self}"
-            return
+        if not stops:  # it failed while opening, or while closing, when only what is lazy is lost
+            was_refused = "JournalRefused" in self.noise or "JournalFailed" in self.noise
+            assert was_refused or "closed" in self.said[-1], f"{self.fault}: it went on: {self}"
+            stops = [len(self.said)]
         later = self.said[stops[0] + 1 :]
         assert not [one for one in later if "committed" in one], f"{self.fault}: answered after it had stopped: {later}"
         for one in later:
