@@ -18,7 +18,7 @@ from syncpoint.journal.inspect import verify
 from syncpoint.system import SystemDisk
 from tests.disks import faults
 from tests.disks.bank import Bank
-from tests.disks.faults import IMPOSSIBLE, SEGMENT, Fault, FaultyBank
+from tests.disks.faults import IMPOSSIBLE, SEGMENT, WAL, Fault, FaultyBank
 from tests.disks.loop import LoopDisk, why_not
 from tests.disks.sweep import CHOSEN, suffer
 from tests.disks.zygote import Zygote
@@ -50,6 +50,23 @@ def _need_strace() -> None:
 def test_r5_a_fault_loses_nothing_and_invents_nothing(fault: Fault, bank: FaultyBank) -> None:
     """R5: a failed force stops the manager at once; after a restart both files agree with what was told."""
     assert suffer(bank, fault), "not reached"
+
+
+def test_a_database_whose_disk_fails_at_first_contact_does_not_keep_the_manager_from_opening(bank: FaultyBank) -> None:
+    """It is contacted again when it is wanted."""
+    ran = bank.suffer(Fault("fdatasync", "error=EIO", 1, on=WAL))
+    assert ran.was_hit
+    said = [next(iter(one)) for one in ran.said]
+    assert said[0] == "opened"
+    assert said[-5:] == ["handed", "committed", "handed", "committed", "closed"]  # the first may have failed once more
+
+
+def test_a_database_whose_disk_is_full_at_first_contact_is_named(bank: FaultyBank) -> None:
+    ran = bank.suffer(Fault("pwrite64", "error=ENOSPC", 1, lasts=True))
+    failed = [one["error"] for one in ran.said if "failed" in one]
+    assert len(failed) == 3
+    named = "ResourceUnavailable: Resource 'a': "
+    assert [error for error in failed if not error.startswith(named)] == []
 
 
 def test_a_full_disk(tmp_path: Path, zygote: Zygote) -> None:
