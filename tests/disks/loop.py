@@ -19,6 +19,7 @@ import struct
 import subprocess
 import tempfile
 import time
+from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
 from types import TracebackType
@@ -65,6 +66,20 @@ def _run(*command: str) -> str:
     ).stdout.strip()
 
 
+CLEAN_UP = 'read -r line; umount --lazy "$1"; losetup --detach "$2"; rm -rf -- "$3"'
+
+
+@contextlib.contextmanager
+def _cleaned_up_even_if_killed(mounted: Path, device: str, folder: Path) -> Iterator[None]:
+    """While inside: should this process be killed, a shell that reads from it gives everything back."""
+    command = ["sh", "-c", CLEAN_UP, "sh", str(mounted), device, str(folder)]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stderr=subprocess.DEVNULL, start_new_session=True) as shell:
+        try:
+            yield
+        finally:
+            shell.kill()
+
+
 class LoopDisk:
     """Mounted at `path` while it lives."""
 
@@ -90,6 +105,7 @@ class LoopDisk:
         self._device = _run("losetup", "--find", "--show", str(image))
         self._held.callback(_run, "losetup", "--detach", self._device)
         self._held.callback(self._unmount_somehow)
+        self._held.enter_context(_cleaned_up_even_if_killed(self.path, self._device, folder))
         self._mount()
 
     def _mount(self) -> None:

@@ -9,6 +9,7 @@ such a process left. Not for: judging (journal_power.py, bank.py).
 
 from __future__ import annotations
 
+import ctypes
 import itertools
 import json
 import os
@@ -191,7 +192,13 @@ JOBS = {job.__name__: job for job in (journal, bank, recover, heir)}
 # --- being a process ---------------------------------------------------------------------------------------------
 
 
+def die_with_parent() -> None:
+    """Linux: SIGKILL for this process when the one that made it ends."""
+    ctypes.CDLL(None).prctl(1, signal.SIGKILL)
+
+
 def main() -> None:
+    die_with_parent()
     if len(sys.argv) > 1:
         order = json.loads(sys.argv[1])
         JOBS[order["job"]](order, 0)
@@ -214,6 +221,7 @@ def _fork(order: dict[str, Any], number: int) -> int:
 
 
 def _be_child(order: dict[str, Any], number: int) -> NoReturn:
+    die_with_parent()
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     try:
         JOBS[order["job"]](order, number)
