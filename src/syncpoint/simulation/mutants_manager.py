@@ -18,7 +18,7 @@ from syncpoint.manager.core import Core
 from syncpoint.manager.handle import ResourceHandle
 from syncpoint.manager.transaction import Work
 from syncpoint.protocol.coordinator import Decided, Effects
-from syncpoint.protocol.recovery import Facts
+from syncpoint.protocol.recovery import Facts, fate_of
 from syncpoint.protocol.words import Answer, Choice, Evidence
 from syncpoint.records import End, Record, key_fields
 from syncpoint.resources.base import Found, Session, Vote
@@ -110,7 +110,7 @@ _look_around = recovery.look_around
 
 def _presume_abort(core: Core, identifier: Identifier, facts: Facts) -> Script[tuple[Any, None]]:
     """Whatever is found prepared, and is nobody's, is rolled back."""
-    return recovery.fate_of(identifier, replace(facts, decisions={})), None
+    return fate_of(identifier, replace(facts, decisions={})), None
     yield from ()
 
 
