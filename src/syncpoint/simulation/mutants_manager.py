@@ -243,7 +243,7 @@ def _abort_is_enough(self: MemoryServer, session: MemorySession) -> None:
 M = partial(Mutant, where="manager/commit.py")
 R = partial(Mutant, where="manager/recovery.py")
 S = partial(Mutant, where="resources/memory_server.py")
-_NETWORK = ("loss", "cut-replies", "cut", "database-restart", "drop-connections")
+_NETWORK = ("loss", "cut-replies", "database-restart", "lose-a-reply", "delay-a-request")
 
 MUTANTS: tuple[Mutant, ...] = (
     M("answer before the force", "force before send", patch=lambda: put(commit, "_force", _answer_for_granted)),
@@ -369,7 +369,7 @@ MUTANTS: tuple[Mutant, ...] = (
         "settle without taking the key",
         "a very late commit fails (O20)",
         patch=lambda: put(MemoryServer, "settle", _settle_by_looking),
-        kinds=(*_NETWORK, "delay", "pause"),
+        kinds=("delay-a-request", "lose-a-reply"),
         workload="bank",
     ),
     S(
