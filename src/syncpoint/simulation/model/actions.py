@@ -13,7 +13,7 @@ from syncpoint.ids import BranchNumber
 from syncpoint.protocol.coordinator import Standing, State, What
 from syncpoint.records import Abort
 from syncpoint.simulation.model import recovering
-from syncpoint.simulation.model.journal import is_forsaken
+from syncpoint.simulation.model.journal import GONE, is_forsaken
 from syncpoint.simulation.model.manager import IN_DOUBT, WORKING
 from syncpoint.simulation.model.names import Unit, try_of
 from syncpoint.simulation.model.process import Process
@@ -151,8 +151,9 @@ def _recovery(world: World, index: int, process: Process) -> Iterator[Action]:
         yield "settle_left", (index, unit)
     if not rows.keeps_itself(process.incarnation) and len(rows.keepers) < scope.incarnations_max:
         yield "begin_anew", (index,)
-    silent = silent_to(world, index)
-    for one in range(1, len(rows.keepers) + 1):
+    others = [one for one, keeper in enumerate(rows.keepers, 1) if keeper not in (process.incarnation, GONE)]
+    silent = silent_to(world, index) if others else frozenset()
+    for one in others:
         if is_forsaken(rows, process.incarnation, one, silent):
             yield "take_over", (index, one)
     at_once = sum(work is not None for one in world.processes for work in one.passes)

@@ -5,6 +5,7 @@ Not for: what can happen (actions.py), or what must hold (invariants.py, healing
 
 from __future__ import annotations
 
+import gc
 import time
 from array import array
 from collections import deque
@@ -77,9 +78,13 @@ class Explorer:
     def explore(self, progress: Callable[[Exploration], None] | None = None) -> Exploration:
         """All states, or up to the first violation. `progress` hears of it now and then."""
         result, began = Exploration(self.scope), time.perf_counter()
+        was_collecting = gc.isenabled()
+        gc.disable()  # millions of tuples, and no cycles among them
         try:
             self._explore(result, progress or (lambda _: None))
         finally:
+            if was_collecting:
+                gc.enable()
             result.states, result.seconds = len(self._numbers), time.perf_counter() - began
         return result
 

@@ -17,6 +17,7 @@ Futures run together: a state from which all ends well is remembered, so each co
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterator
 
 from syncpoint.protocol.participant import State
@@ -26,10 +27,11 @@ from syncpoint.simulation.model.interning import Interning, Mark
 from syncpoint.simulation.model.invariants import check, spoken_for
 from syncpoint.simulation.model.journal import is_forsaken
 from syncpoint.simulation.model.names import Violation, listed_in, try_of
-from syncpoint.simulation.model.world import KINDS, Kind, World, begin_anew, crash, start, take_over
+from syncpoint.simulation.model.world import World, crash, start
 
 STEPS_MAX = 400
 ROUNDS_MAX = 12
+PASSING = frozenset({"look", "act", "judge_missing_branch", "end", "look_at_evidence", "drop_evidence"})
 OWN_ACCORD = ("vote", "arrive", "land", "forced", "reply", "judge", "settle", "hang_up", "decide_left", "settle_left")
 
 
@@ -60,76 +62,84 @@ class Healing:
         return start(world, 0)
 
     def _play(self, world: World, mark: Mark) -> None:
-        passed: list[Mark] = []
-        for _ in range(ROUNDS_MAX):
+        """To the end, or to a state from which all ended well before."""
+        self._world, self._mark, self._passed = world, mark, {mark}
+        with contextlib.suppress(_EndsWell):
             if mark in self._good:
-                break
-            passed.append(mark)
-            world = self._settle_down(world)
-            world = self._recover(world)
-            after = self._interning.mark(world)
-            if after == mark:
-                check_quiet(world)
-                break
-            mark = after
-        else:
+                raise _EndsWell
+            for _ in range(ROUNDS_MAX):
+                before = self._mark
+                self._settle_down()
+                self._recover()
+                if self._mark == before:
+                    check_quiet(self._world)
+                    raise _EndsWell
             raise Violation("no end", f"after {ROUNDS_MAX} rounds recovery still changes something")
-        self._good.update(passed)
+        self._good |= self._passed
 
-    def _do(self, world: World, action: Action) -> World:
+    def _do(self, action: Action) -> None:
         self.way.append(action)
-        world = apply(world, action)
-        check(world)
-        return world
+        after = apply(self._world, action)
+        self._mark = self._interning.mark(after, self._world, self._mark)
+        self._world = after
+        if self._mark in self._good:
+            raise _EndsWell
+        check(after)
+        self._passed.add(self._mark)
 
-    def _settle_down(self, world: World) -> World:
+    def _settle_down(self) -> None:
         """All that happens of its own accord."""
         for _ in range(STEPS_MAX):
-            action = self._next(world)
+            action = _next(self._world)
             if action is None:
-                return world
-            world = self._do(world, action)
+                return
+            self._do(action)
         raise Violation("no end", f"after {STEPS_MAX} steps something still happens of its own accord")
 
-    def _next(self, world: World) -> Action | None:
-        found = possible.actions(world)
-        for action in found:
-            if action[0] in OWN_ACCORD:
-                return action
-        for action in found:  # a pass that is under way
-            name, arguments = action
-            if name not in ("scan", "begin_anew", "take_over") and KINDS[name] is not Kind.FAULT and len(arguments) == 2:
-                return action
-        return None
-
-    def _recover(self, world: World) -> World:
+    def _recover(self) -> None:
         """Every living process takes over, passes over every resource manager, and cleans up. One starts if none is."""
-        if not any(process.is_alive for process in world.processes):
-            world = self._do(world, ("start", (0,)))
-        for index, process in enumerate(world.processes):
+        if not any(process.is_alive for process in self._world.processes):
+            self._do(("start", (0,)))
+        for index, process in enumerate(self._world.processes):
             if not process.is_alive:
                 continue
-            for action in self._takeovers(world, index):
-                world = self._do(world, action)
-            for number in range(len(world.managers)):
-                if possible.is_worth_a_pass(world, index, number) and world.processes[index].passes[number] is None:
-                    world = self._do(world, ("scan", (index, number)))
-                    world = self._settle_down(world)
-        for action in [one for one in possible.actions(world) if one[0] in ("drop_aborts", "drop_finished")]:
-            world = self._do(world, action)
-        return world
+            for action in _takeovers(self._world, index):
+                self._do(action)
+            for number in range(len(self._world.managers)):
+                if possible.is_worth_a_pass(self._world, index, number):
+                    self._do(("scan", (index, number)))
+                    self._settle_down()
+        for action in [one for one in possible.actions(self._world) if one[0] in ("drop_aborts", "drop_finished")]:
+            self._do(action)
 
-    def _takeovers(self, world: World, index: int) -> Iterator[Action]:
-        rows, own = world.journal.visible, world.processes[index].incarnation
-        if not rows.keeps_itself(own):
-            yield "begin_anew", (index,)
-            own = len(rows.keepers) + 1
-        dead = frozenset(range(1, len(rows.keepers) + 1)) - {one.incarnation for one in world.processes}
-        keepers = list(rows.keepers)
-        for one in range(1, len(keepers) + 1):
-            if own <= len(keepers) and is_forsaken(rows._replace(keepers=tuple(keepers)), own, one, dead):
-                keepers[one - 1] = own
-                yield "take_over", (index, one)
+
+class _EndsWell(Exception):
+    """This future is known."""
+
+
+def _next(world: World) -> Action | None:
+    """What happens of its own accord, a pass under way included."""
+    found = possible.actions(world)
+    for action in found:
+        if action[0] in OWN_ACCORD:
+            return action
+    for action in found:
+        if action[0] in PASSING:
+            return action
+    return None
+
+
+def _takeovers(world: World, index: int) -> Iterator[Action]:
+    rows, own = world.journal.visible, world.processes[index].incarnation
+    if not rows.keeps_itself(own):
+        yield "begin_anew", (index,)
+        own = len(rows.keepers) + 1
+    dead = frozenset(range(1, len(rows.keepers) + 1)) - {one.incarnation for one in world.processes}
+    keepers = list(rows.keepers)
+    for one in range(1, len(keepers) + 1):
+        if own <= len(keepers) and is_forsaken(rows._replace(keepers=tuple(keepers)), own, one, dead):
+            keepers[one - 1] = own
+            yield "take_over", (index, one)
 
 
 def check_quiet(world: World) -> None:
@@ -167,5 +177,3 @@ def _can_be_told(world: World, incarnation: int) -> bool:
     """Evidence of a process that was taken for dead, and lives, is removed only after it has ended."""
     return not any(incarnation in one.own and incarnation != one.incarnation for one in world.processes)
 
-
-__all__ = ["Healing", "begin_anew", "check_quiet", "take_over"]

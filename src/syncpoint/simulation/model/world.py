@@ -89,12 +89,12 @@ class World(NamedTuple):
     def put(self, index: int, process: Process) -> World:
         processes = list(self.processes)
         processes[index] = process
-        return self._replace(processes=tuple(processes))
+        return World(self[0], tuple(processes), *self[2:])
 
     def put_manager(self, index: int, manager: Manager) -> World:
         managers = list(self.managers)
         managers[index] = manager
-        return self._replace(managers=tuple(managers))
+        return World(self[0], self[1], tuple(managers), *self[3:])
 
     def force(self, rows: Rows) -> World:
         return self._replace(journal=self.journal.force(rows))
