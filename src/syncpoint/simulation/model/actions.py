@@ -68,7 +68,7 @@ def _at_managers(world: World) -> Iterator[Action]:
         for unit in at_work:
             if is_left(world, unit):
                 yield "hang_up", (unit,)
-        if at_work and scope.restarts:
+        if (at_work or doubtful) and scope.restarts:
             yield "restart", (number,)
         if scope.replica and doubtful and not any(one.lost for one in world.managers):
             yield "replace", (number,)
@@ -138,7 +138,9 @@ def _lone(process: Process) -> BranchNumber:
 def may_run(world: World, index: int, process: Process) -> bool:
     """Whether this process may begin another attempt."""
     scope = world.scope
-    if index >= scope.runners or process.deciding or not world.journal.visible.claim(process.incarnation)[1]:
+    if scope.attempts_max == 1 or index >= scope.runners or process.deciding:
+        return False
+    if not world.journal.visible.claim(process.incarnation)[1]:
         return False
     return len({unit.attempt for unit, _ in world.managers[0].units}) < scope.attempts_max
 

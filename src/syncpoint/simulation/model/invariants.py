@@ -48,6 +48,7 @@ def _ends(world: World) -> tuple[set[Unit], set[Unit], set[Unit]]:
                 committed.add(unit)
             elif state is State.ABORTED:
                 aborted.add(unit)
+        aborted |= {unit for unit in manager.alone if manager.state(unit) is None}  # lost
     excused = {unit for manager in world.managers for unit in manager.alone}
     return committed, aborted, excused | {unit for unit, _ in world.journal.visible.resolved}
 
@@ -77,19 +78,21 @@ def spoken_for(world: World, attempt: Try, listed: frozenset[Unit]) -> set[Unit]
 
 
 def _check_told(world: World, told: Told, committed: set[Unit], aborted: set[Unit], excused: set[Unit]) -> None:
-    """What the caller was told is true, of branches that were ended without asking too."""
-    sure = set() if told.pending else excused
+    """What the caller was told is true: of branches that were ended without asking too, if they had answered."""
+    excused = excused - told.alone
     match told.result:
         case Result.COMMITTED:
-            wrong = told.branches & (aborted - (excused - sure))
+            wrong = told.branches & (aborted - excused)
             if wrong:
                 raise Violation("told committed", f"{_names(wrong)} aborted")
             if world.scope.has_id and not any(try_of(one) == told.attempt for one in world.journal.visible.ever):
                 raise Violation("lost decision", f"{told.attempt} was told committed, and no journal has it")
         case Result.ABORTED:
-            wrong = {unit for unit in committed - (excused - sure) if unit.attempt == told.attempt}
+            wrong = {unit for unit in committed - excused if unit.attempt == told.attempt}
             if wrong:
                 raise Violation("told aborted", f"{_names(wrong)} committed")
+            if any(try_of(one) == told.attempt for one in world.journal.visible.ever) and world.scope.has_id:
+                raise Violation("told aborted", f"the Commit record of {told.attempt} is there")
         case result if result in HEURISTIC:
             if not any(_is_caused(world, unit) for unit in told.branches):
                 raise Violation("false alarm", f"the caller was told {result.name} of {told.attempt}")

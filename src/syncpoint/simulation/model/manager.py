@@ -71,6 +71,8 @@ class Manager(NamedTuple):
     def _put(self, unit: Unit, state: State) -> Manager:
         units = dict(self.units)
         is_new = unit not in units
+        if units.get(unit) in ENDED and units[unit] is not state:
+            raise Violation("ended is ended", f"{unit} was {units[unit].name}, and is {state.name}")
         units[unit] = state
         pairs = sorted(units.items(), key=_by_unit) if is_new else units.items()
         return self._replace(units=tuple(pairs))
@@ -140,7 +142,10 @@ class Manager(NamedTuple):
             return self, Answer.COMMITTED
         if self.state(unit) is COMMITTED:
             raise Violation("done twice", f"the work of {unit} is done a second time")
-        return self._put(unit, COMMITTED)._replace(evidence=self.evidence | {unit}), Answer.COMMITTED
+        units = {one: state for one, state in self.units if one != unit}  # rolled back, or never here: it is mended
+        return self._replace(units=tuple(units.items()))._put(unit, COMMITTED)._replace(
+            evidence=self.evidence | {unit}
+        ), Answer.COMMITTED
 
     def settle(self, unit: Unit) -> tuple[Manager, Evidence]:
         """Write the evidence's key ourselves: after that a late commit fails on it (O20)."""

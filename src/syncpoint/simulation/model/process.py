@@ -34,6 +34,8 @@ class Told(NamedTuple):
     """Some branch had not answered."""
     branches: frozenset[Unit]
     """The branches that were told to commit, or to end."""
+    alone: frozenset[Unit]
+    """Those that somebody had ended by then without asking, and that had voted and answered."""
 
 
 class Process(NamedTuple):
@@ -48,6 +50,10 @@ class Process(NamedTuple):
     """Its view of each branch, in the participant's words."""
     replies: frozenset[tuple[int, Choice | Answer | NotFound]] = frozenset()
     """On their way to it, by branch."""
+    unknown: frozenset[int] = frozenset()
+    """Branches whose vote was lost: their prepare may still arrive, whatever they answer to an abort (O42)."""
+    withdrawn: bool = False
+    """Its own vote was no."""
     forcing: Record | None = None
     """The record whose verdict it waits for."""
     verdict: bool | None = None
@@ -153,7 +159,7 @@ class Process(NamedTuple):
             return self
         return self._replace(heuristics=self.heuristics | {(unit, answer)})
 
-    def conclude(self) -> Process:
+    def conclude(self, alone: frozenset[Unit]) -> Process:
         """The transaction is over here: what the caller is told, and what is left to recovery (`commit.finish`)."""
         coordinator, attempt = self.working_on, self.attempt
         views = coordinator.branches.values()
@@ -162,8 +168,9 @@ class Process(NamedTuple):
             coordinator.result,
             any(view.standing is Standing.PENDING for view in views),
             frozenset(Unit(*attempt, view.number) for view in views if view.told not in (None, What.RELEASE)),
+            frozenset(unit for unit in alone if unit.attempt == attempt and self._has_answered(unit.branch)),
         )
-        after = self._replace(coordinator=None, sides=(), replies=frozenset(), forcing=None, verdict=None)
+        after = self._replace(coordinator=None, sides=(), replies=frozenset(), unknown=frozenset(), withdrawn=False, forcing=None, verdict=None)
         after = after._replace(told=(*self.told, told))
         if told.result in (Result.HEURISTIC_MIXED, Result.HEURISTIC_HAZARD):
             for view in views:
@@ -181,6 +188,10 @@ class Process(NamedTuple):
             }
             after = after._replace(acknowledged=self.acknowledged | ended)
         return after
+
+    def _has_answered(self, branch: int) -> bool:
+        """Voted, and answered to the outcome."""
+        return branch not in self.unknown and self.standing(branch) is Standing.ENDED
 
     def die(self) -> Process:
         """kill -9."""

@@ -57,6 +57,9 @@ ON_THE_BRANCH = {  # what the manager's own Participant of a branch is told toge
 }
 
 
+UNTOLD = frozenset({Standing.WORKING, Standing.PREPARING, Standing.YES, Standing.UNKNOWN, Standing.DECIDING})
+
+
 class Message(NamedTuple):
     """On its way to a resource manager."""
 
@@ -230,7 +233,8 @@ def _send(world: World, process: Process, branch: int, what: What) -> tuple[Worl
 
 def _conclude(world: World, index: int, process: Process) -> World:
     attempt, coordinator = process.attempt, process.working_on
-    process = process.conclude()
+    _check_conclusion(process, coordinator)
+    process = process.conclude(frozenset().union(*(manager.alone for manager in world.managers)))
     recorded = coordinator.state is State.COMMITTED and coordinator.lone_writer is None
     rows = world.journal.visible
     if recorded and not coordinator.pending and coordinator.heuristic is not None:
@@ -238,6 +242,17 @@ def _conclude(world: World, index: int, process: Process) -> World:
     if attempt not in process.deciding:
         rows = rows.release(attempt.incarnation)
     return world.lazily(rows).put(index, process)
+
+
+def _check_conclusion(process: Process, coordinator: Coordinator) -> None:
+    """All that may be prepared has been told the outcome (A9); a vote of its own against it counts."""
+    if coordinator.state not in FINAL:
+        return
+    for view in coordinator.branches.values():
+        if view.standing in UNTOLD:
+            raise Violation("A9", f"{process.unit(view.number)} is {view.standing.name}, and was told nothing")
+    if process.withdrawn and coordinator.state is State.COMMITTED:
+        raise Violation("withdrawn", f"{process.attempt} is committed, though its coordinator voted no")
 
 
 @step("the reply of {1} arrives at process {0}")
@@ -282,6 +297,7 @@ def give_up(world: World, index: int, unit: Unit) -> World:
     """The reply is lost; the message may still arrive (O16, O18, O42)."""
     process, number = world.processes[index].without_reply(unit.branch), BranchNumber(unit.branch)
     if process.standing(unit.branch) is Standing.PREPARING:
+        process = process._replace(unknown=process.unknown | {unit.branch})
         return _do(world, index, *process.step(lambda it: it.vote_lost(number, "connection lost")))
     told = process.working_on.branches[number].told
     at_work = told is What.RELEASE or (told is What.ABORT and process.working_on.decider == number)
@@ -292,7 +308,7 @@ def give_up(world: World, index: int, unit: Unit) -> World:
 
 @step("process {0} runs out of time", Kind.FAULT)
 def run_out_of_time(world: World, index: int) -> World:
-    process = world.processes[index]
+    process = world.processes[index]._replace(withdrawn=True)
 
     def withdraw(it: Coordinator) -> Effects:
         it.withdraw("out of time")
