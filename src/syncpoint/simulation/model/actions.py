@@ -153,6 +153,8 @@ def _recovery(world: World, index: int, process: Process) -> Iterator[Action]:
         yield "settle_left", (index, unit)
     if not rows.keeps_itself(process.incarnation) and len(rows.keepers) < scope.incarnations_max:
         yield "begin_anew", (index,)
+    if scope.recoverers and index not in scope.recoverers and not any(process.passes):
+        return
     others = [one for one, keeper in enumerate(rows.keepers, 1) if keeper not in (process.incarnation, GONE)]
     silent = silent_to(world, index) if others else frozenset()
     for one in others:

@@ -27,7 +27,7 @@ from syncpoint.simulation.model.interning import Interning, Mark
 from syncpoint.simulation.model.invariants import check, spoken_for
 from syncpoint.simulation.model.journal import is_forsaken
 from syncpoint.simulation.model.names import Violation, listed_in, try_of
-from syncpoint.simulation.model.world import World, crash, start
+from syncpoint.simulation.model.world import World, crash, lose_all, start
 
 STEPS_MAX = 400
 ROUNDS_MAX = 12
@@ -57,9 +57,8 @@ class Healing:
             if process.is_alive:
                 self.way.append(("crash", (index,)))
                 world = crash(world, index)
-        world = world._replace(messages=frozenset(), appends=frozenset())
-        self.way.append(("start", (0,)))
-        return start(world, 0)
+        self.way += [("lose_all", ()), ("start", (0,))]
+        return start(lose_all(world), 0)
 
     def _play(self, world: World, mark: Mark) -> None:
         """To the end, or to a state from which all ended well before."""

@@ -31,6 +31,8 @@ class Scope:
     """The first begins the transaction, all of them recover."""
     runners: int = 1
     """How many of the processes may run the transaction (with an id)."""
+    recoverers: tuple[int, ...] = ()
+    """Which of the processes take over and recover while faults last; empty: all of them."""
     incarnations_max: int = 2
     """Starts of processes, and fresh starts of those that were taken for dead."""
     attempts_max: int = 1
@@ -75,6 +77,7 @@ class Scope:
         words = [f"{self.managers} RMs", f"{self.processes} processes", f"{self.incarnations_max} incarnations"]
         words += [f"{self.attempts_max} attempts", f"{self.passes_max} passes at once"]
         words += [f"writers {','.join(map(str, self.writers)) or 'none'}"]
+        words += [f"recovered by {','.join(map(str, self.recoverers))}"] if self.recoverers else []
         words += [f"decider {self.decider}"] if self.decider else []
         words += [f"votes {'/'.join(vote.name.lower() for vote in self.votes)}"]
         flags = [field.name for field in fields(self) if field.type == "bool" and field.name != "small"]

@@ -527,6 +527,11 @@ def take_over(world: World, index: int, one: int) -> World:
     return world.force(world.journal.visible.keep(one, world.processes[index].incarnation))
 
 
+@step("all that was on its way is lost", Kind.FAULT)
+def lose_all(world: World) -> World:
+    return world._replace(messages=frozenset(), appends=frozenset())
+
+
 @step("{rm} restarts", Kind.FAULT)
 def restart(world: World, number: int) -> World:
     return world.put_manager(number, world.managers[number].restart())
