@@ -17,8 +17,8 @@ import json
 import sys
 from pathlib import Path
 
-from syncpoint.simulation.model.report import Report, explore_all, refute_all
 from syncpoint.simulation.model.mutants import MUTANTS
+from syncpoint.simulation.model.report import Report, explore_all, refute_all
 from syncpoint.simulation.model.scopes import SCOPES, scope_named
 from syncpoint.simulation.model.transcript import play
 
@@ -45,7 +45,9 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="python -m syncpoint.simulation.model", description=(__doc__ or "").split("\n")[0])
+    parser = argparse.ArgumentParser(
+        prog="python -m syncpoint.simulation.model", description=(__doc__ or "").split("\n")[0]
+    )
     parser.add_argument("--scope", action="append", default=[], metavar="NAME", help="explore only this scope")
     parser.add_argument("--small", action="store_true", help="only the scopes that the tests explore")
     parser.add_argument("--mutants", action="store_true", help="refute the mutants too")

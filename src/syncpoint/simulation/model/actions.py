@@ -46,7 +46,7 @@ def _order_of_message(message: Message) -> tuple[Unit, int, bool]:
 
 
 def _order_of_append(append: Append) -> tuple[Any, ...]:
-    return try_of(append.record), type(append.record).__name__, append.written  # type: ignore[arg-type]
+    return try_of(append.record), type(append.record).__name__, append.written
 
 
 def _on_the_way(world: World) -> Iterator[Action]:
@@ -153,6 +153,8 @@ def _recovery(world: World, index: int, process: Process) -> Iterator[Action]:
         yield "settle_left", (index, unit)
     if not rows.keeps_itself(process.incarnation) and len(rows.keepers) < scope.incarnations_max:
         yield "begin_anew", (index,)
+    if scope.cleaning:
+        yield from _cleaning(world, index, process)
     if scope.recoverers and index not in scope.recoverers and not any(process.passes):
         return
     others = [one for one, keeper in enumerate(rows.keepers, 1) if keeper not in (process.incarnation, GONE)]
@@ -171,8 +173,6 @@ def _recovery(world: World, index: int, process: Process) -> Iterator[Action]:
         if name == "act":
             yield "act_lost", (index, number)
         yield "stop", (index, number)
-    if scope.cleaning:
-        yield from _cleaning(world, index, process)
 
 
 def silent_to(world: World, index: int) -> frozenset[int]:
@@ -180,7 +180,12 @@ def silent_to(world: World, index: int) -> frozenset[int]:
     everybody = range(1, len(world.journal.visible.keepers) + 1)
     current = {process.incarnation for process in world.processes}
     if world.scope.wrong_guess:
-        return frozenset(everybody) - set(world.processes[index].own)
+        spared = {
+            process.incarnation
+            for number, process in enumerate(world.processes)
+            if world.scope.suspects and number not in world.scope.suspects
+        }
+        return frozenset(everybody) - set(world.processes[index].own) - spared
     return frozenset(everybody) - current
 
 

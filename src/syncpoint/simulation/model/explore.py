@@ -21,7 +21,8 @@ from syncpoint.simulation.model.manager import Manager
 from syncpoint.simulation.model.names import Violation
 from syncpoint.simulation.model.process import Process
 from syncpoint.simulation.model.scope import Scope
-from syncpoint.simulation.model.world import World, run, start
+from syncpoint.simulation.model.steps import run, start
+from syncpoint.simulation.model.world import World
 
 PROGRESS_EVERY_STATES = 20_000
 
@@ -101,7 +102,7 @@ class Explorer:
             world, mark, depth = queue.popleft()
             number = self._numbers[mark]
             result.depth = depth
-            if self._failed(result, number, lambda world=world, mark=mark: self._check(world, mark)):
+            if self._is_broken(result, number, world, mark):
                 return
             for choice, action in enumerate(actions(world)):
                 result.transitions += 1
@@ -132,9 +133,9 @@ class Explorer:
         check(world)
         self._healing.check(world, mark)
 
-    def _failed(self, result: Exploration, number: int, do: Callable[[], None]) -> bool:
+    def _is_broken(self, result: Exploration, number: int, world: World, mark: Mark) -> bool:
         try:
-            do()
+            self._check(world, mark)
         except (AssertionError, Illegal, KeyError) as error:
             result.counterexample = self._blame(error, number, None, self._healing.way)
             return True

@@ -27,7 +27,8 @@ from syncpoint.simulation.model.interning import Interning, Mark
 from syncpoint.simulation.model.invariants import check, spoken_for
 from syncpoint.simulation.model.journal import is_forsaken
 from syncpoint.simulation.model.names import Violation, listed_in, try_of
-from syncpoint.simulation.model.world import World, crash, lose_all, start
+from syncpoint.simulation.model.steps import crash, lose_all, start
+from syncpoint.simulation.model.world import World
 
 STEPS_MAX = 400
 ROUNDS_MAX = 12
@@ -175,4 +176,3 @@ def _check_evidence(world: World) -> None:
 def _can_be_told(world: World, incarnation: int) -> bool:
     """Evidence of a process that was taken for dead, and lives, is removed only after it has ended."""
     return not any(incarnation in one.own and incarnation != one.incarnation for one in world.processes)
-

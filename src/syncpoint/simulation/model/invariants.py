@@ -16,6 +16,8 @@ them. Rules that a single step can break stand where the step is: force before s
 
 from __future__ import annotations
 
+from collections.abc import Set
+
 from syncpoint.protocol.judgement import Result
 from syncpoint.protocol.participant import State
 from syncpoint.simulation.model.names import Try, Unit, Violation, listed_in, try_of
@@ -77,18 +79,18 @@ def spoken_for(world: World, attempt: Try, listed: frozenset[Unit]) -> set[Unit]
     return set(listed) if world.scope.decider is None else {*listed, Unit(*attempt, world.scope.decider)}
 
 
-def _check_told(world: World, told: Told, committed: set[Unit], aborted: set[Unit], excused: set[Unit]) -> None:
+def _check_told(world: World, told: Told, committed: set[Unit], aborted: set[Unit], excused: Set[Unit]) -> None:
     """What the caller was told is true: of branches that were ended without asking too, if they had answered."""
-    excused = excused - told.alone
+    still_excused = excused - told.alone
     match told.result:
         case Result.COMMITTED:
-            wrong = told.branches & (aborted - excused)
+            wrong = set(told.branches & (aborted - still_excused))
             if wrong:
                 raise Violation("told committed", f"{_names(wrong)} aborted")
             if world.scope.has_id and not any(try_of(one) == told.attempt for one in world.journal.visible.ever):
                 raise Violation("lost decision", f"{told.attempt} was told committed, and no journal has it")
         case Result.ABORTED:
-            wrong = {unit for unit in committed - excused if unit.attempt == told.attempt}
+            wrong = {unit for unit in committed - still_excused if unit.attempt == told.attempt}
             if wrong:
                 raise Violation("told aborted", f"{_names(wrong)} committed")
             if any(try_of(one) == told.attempt for one in world.journal.visible.ever) and world.scope.has_id:

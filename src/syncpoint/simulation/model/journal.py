@@ -6,7 +6,7 @@ as SQL (`journal/statements.py`); here it is said once more, as functions of the
     a Commit is let in only while its incarnation keeps itself          may_decide    (`commit`)
     who may be taken over, and by whom                                  is_forsaken   (`forsaken`, `take_over`)
     an id is had by who claims it, unless its holder lives              claim         (`claim`)
-    ended is ended, whoever says so; the row goes unless it has an id   end           (`end`)
+    only its keeper ends a record; the row goes unless it has an id     end           (`end`)
     an Abort goes once its incarnation is fenced                        drop_aborts   (`fenced_aborts`)
     an incarnation's row goes once it is taken over and finished        drop_finished (`finished`)
 
@@ -24,7 +24,7 @@ from typing import NamedTuple
 
 from syncpoint.ids import Key, TransactionId
 from syncpoint.protocol import admission
-from syncpoint.records import Abort, Commit, End, Record
+from syncpoint.records import Abort, Commit, Record
 from syncpoint.simulation.model.names import Try, Unit, key_of, try_of
 
 GONE = 0
@@ -74,11 +74,7 @@ class Rows(NamedTuple):
     def elsewhere(self, own: int) -> list[Commit]:
         """Those of the dead that somebody else sees finished, or nobody yet."""
         keepers = {try_of(one).incarnation: self.keeper(try_of(one).incarnation) for one in self.unended()}
-        return [
-            one
-            for one in self.unended()
-            if keepers[try_of(one).incarnation] not in (own, try_of(one).incarnation)
-        ]
+        return [one for one in self.unended() if keepers[try_of(one).incarnation] not in (own, try_of(one).incarnation)]
 
     def unended(self) -> list[Commit]:
         return [one for one in self.commits if try_of(one) not in self.ended]
@@ -104,12 +100,12 @@ class Rows(NamedTuple):
                 if not admission.admit(record, self):
                     return self, False
                 return self._replace(aborts=self.aborts | {try_of(record)}), True
-            case End():
-                return self.end(try_of(record)), True
             case _:
                 raise AssertionError(f"the model's journal holds no {record!r}")
 
-    def end(self, attempt: Try) -> Rows:
+    def end(self, attempt: Try, own: Iterable[int]) -> Rows:
+        if not may_end(self, attempt.incarnation, own):
+            return self
         found = {one for one in self.commits if try_of(one) == attempt}
         kept = {try_of(one) for one in found if one.user_id is not None}
         gone = {one for one in found if one.user_id is None}
@@ -128,7 +124,7 @@ class Rows(NamedTuple):
     def claim(self, own: int) -> tuple[Rows, bool]:
         """Claim the id, also from a process that was taken for dead. Not while it is committed."""
         holder = self.claimed_by
-        is_free = holder == GONE or holder == own or not self.keeps_itself(holder)
+        is_free = holder in (GONE, own) or not self.keeps_itself(holder)
         if self.commits or not is_free:
             return self, False
         return self._replace(claimed_by=own), True
@@ -138,7 +134,7 @@ class Rows(NamedTuple):
 
     def drop_aborts(self) -> Rows:
         """Aborts whose incarnation can write no Commit any more (O54)."""
-        return self._replace(aborts=frozenset(one for one in self.aborts if self.keeps_itself(one.incarnation)))
+        return self._replace(aborts=frozenset(a for a in self.aborts if not may_drop_abort(self, a.incarnation)))
 
     def drop_finished(self, own: int) -> Rows:
         """Incarnations that `own` keeps and that have nothing left."""
@@ -153,6 +149,16 @@ class Rows(NamedTuple):
 def may_decide(rows: Rows, incarnation: int) -> bool:
     """Whether a Commit of this incarnation can still appear."""
     return rows.keeps_itself(incarnation)
+
+
+def may_end(rows: Rows, incarnation: int, own: Iterable[int]) -> bool:
+    """Whether a process with these incarnations ends a record of that one: it keeps it."""
+    return rows.keeper(incarnation) in own
+
+
+def may_drop_abort(rows: Rows, incarnation: int) -> bool:
+    """Whether an Abort of this incarnation may be removed: it can write no Commit any more (O54)."""
+    return not rows.keeps_itself(incarnation)
 
 
 def is_forsaken(rows: Rows, own: int, one: int, silent: frozenset[int]) -> bool:

@@ -3,7 +3,8 @@
 Its state is immutable. Each step builds the real objects from it, gives them their inputs, and reads the states back;
 so whatever is forbidden by the participant's table, or by the table of what is in doubt, comes out here.
 In the manner of a database it knows only what is in doubt: a unit that has ended is not found, and the evidence must
-tell. In the manner of a process (`remembers`) a late or repeated message finds the unit that has ended (O48, O49).
+tell. In the manner of a process (`remembers`) a late or repeated message finds the unit that has ended (O48, O49), and
+there is no evidence.
 Not for: statements of databases.
 """
 
@@ -94,7 +95,8 @@ class Manager(NamedTuple):
         if choice is not Choice.YES:
             table.forget(identifier_of(unit))
         after = self._put(unit, participant.state)
-        assert (identifier_of(unit) in table.in_doubt()) is (after.state(unit) is IN_DOUBT)  # A7
+        if (identifier_of(unit) in table.in_doubt()) is not (choice is Choice.YES and after.state(unit) is IN_DOUBT):
+            raise Violation("A7", f"{unit} voted {choice.name}, is {participant.state.name}, and the table differs")
         return after, choice
 
     def commit_one_phase(self, unit: Unit) -> tuple[Manager, Answer]:
@@ -117,12 +119,22 @@ class Manager(NamedTuple):
         participant.take(Input.COMMIT_DONE if commit else Input.ABORT_DONE)
         return self._put(unit, participant.state)
 
-    def finish(self, unit: Unit, *, commit: bool, remembers: bool = False) -> tuple[Manager, Answer | NotFound]:
-        """The outcome arrives by identifier, from whoever knows it."""
+    def finish(
+        self, unit: Unit, *, commit: bool, remembers: bool = False, asked_by_recovery: bool = False
+    ) -> tuple[Manager, Answer | NotFound]:
+        """The outcome arrives by identifier, from whoever knows it. Recovery may have seen the unit before it ended, so
+        to it a unit that has ended otherwise is merely not there."""
         state = self.state(unit)
         told = Input.COMMIT if commit else Input.ABORT
+        if (
+            remembers
+            and not asked_by_recovery
+            and state is (ABORTED if commit else COMMITTED)
+            and not Participant(state).allows(told)
+        ):
+            return self, Answer.HEURISTIC_ROLLBACK if commit else Answer.HEURISTIC_COMMIT
         if state is None or not (state is IN_DOUBT or remembers) or not Participant(state).allows(told):
-            return self, NotFound(self.evidence_of(unit))
+            return self, NotFound(Evidence.UNKNOWN if remembers else self.evidence_of(unit))
         return self._end(unit, state, commit=commit), Answer.COMMITTED if commit else Answer.ABORTED
 
     def _end(self, unit: Unit, state: State, *, commit: bool) -> Manager:

@@ -7,7 +7,7 @@ Not for: behaviour.
 
 from __future__ import annotations
 
-from functools import lru_cache
+from functools import cache
 from typing import NamedTuple
 
 from syncpoint.ids import Attempt, BranchNumber, Guid, Identifier, Incarnation, Key, TransactionId
@@ -52,32 +52,32 @@ class Unit(NamedTuple):
         return f"t1/{self.incarnation}.{self.counter}#{self.branch}"
 
 
-@lru_cache(maxsize=None)
+@cache
 def key_of(attempt: Try) -> Key:
     return Key(TRANSACTION, Attempt(Incarnation(attempt.incarnation), attempt.counter))
 
 
-@lru_cache(maxsize=None)
+@cache
 def identifier_of(unit: Unit) -> Identifier:
     return Identifier(COORDINATOR, TRANSACTION, key_of(unit.attempt).attempt, BranchNumber(unit.branch))
 
 
-@lru_cache(maxsize=None)
+@cache
 def unit_of(identifier: Identifier) -> Unit:
     return Unit(identifier.attempt.incarnation, identifier.attempt.counter, identifier.branch)
 
 
-@lru_cache(maxsize=None)
+@cache
 def guid_of(manager: int) -> Guid:
     return Guid(bytes(15) + bytes((manager + 1,)))
 
 
-@lru_cache(maxsize=None)
+@cache
 def try_of(record: KeyedRecord) -> Try:
     return Try(record.key.attempt.incarnation, record.key.attempt.counter)
 
 
-@lru_cache(maxsize=None)
+@cache
 def listed_in(record: Commit) -> frozenset[Unit]:
     """The branches that a Commit record lists."""
     return frozenset(unit_of(entry.read_identifier()) for entry in record.branches)

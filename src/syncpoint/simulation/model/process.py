@@ -170,7 +170,15 @@ class Process(NamedTuple):
             frozenset(Unit(*attempt, view.number) for view in views if view.told not in (None, What.RELEASE)),
             frozenset(unit for unit in alone if unit.attempt == attempt and self._has_answered(unit.branch)),
         )
-        after = self._replace(coordinator=None, sides=(), replies=frozenset(), unknown=frozenset(), withdrawn=False, forcing=None, verdict=None)
+        after = self._replace(
+            coordinator=None,
+            sides=(),
+            replies=frozenset(),
+            unknown=frozenset(),
+            withdrawn=False,
+            forcing=None,
+            verdict=None,
+        )
         after = after._replace(told=(*self.told, told))
         if told.result in (Result.HEURISTIC_MIXED, Result.HEURISTIC_HAZARD):
             for view in views:

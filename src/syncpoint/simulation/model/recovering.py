@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import replace
 
-from syncpoint.ids import Incarnation
+from syncpoint.ids import Identifier, Incarnation, Key
 from syncpoint.protocol.recovery import Facts, Fate, evidence_can_go, fate_of, rests_on_absence
 from syncpoint.protocol.words import Answer
 from syncpoint.records import Commit
@@ -25,7 +25,8 @@ from syncpoint.simulation.model.names import (
 )
 from syncpoint.simulation.model.passes import Finish, Pass, Stage
 from syncpoint.simulation.model.process import Process
-from syncpoint.simulation.model.world import Kind, World, judge_absent, step
+from syncpoint.simulation.model.steps import judge_absent
+from syncpoint.simulation.model.world import Kind, World, step
 
 FINISHED = {Fate.COMMIT: True, Fate.ABORT: False}
 
@@ -72,7 +73,7 @@ def _is_older(attempt: Try, ceiling: Try, process: Process) -> bool:
     return attempt < ceiling or attempt.incarnation not in process.own
 
 
-def _listed(decisions: Iterable[Commit]) -> dict[object, frozenset[object]]:
+def _listed(decisions: Iterable[Commit]) -> dict[Key, frozenset[Identifier]]:
     return {one.key: frozenset(map(identifier_of, listed_in(one))) for one in decisions}
 
 
@@ -115,7 +116,9 @@ def _act(world: World, index: int, number: int, *, is_lost: bool) -> World:
     work = process.passes[number]
     assert work is not None
     todo = work.steps[0]
-    manager, said = world.managers[number].finish(todo.unit, commit=todo.commit)
+    manager, said = world.managers[number].finish(
+        todo.unit, commit=todo.commit, remembers=world.scope.remembers, asked_by_recovery=True
+    )
     world = world.put_manager(number, manager)
     if is_lost:
         return _took(world, index, number, Answer.RETRY)
@@ -161,7 +164,7 @@ def end(world: World, index: int, number: int) -> World:
     rows = world.journal.visible
     for commit in work.decisions:
         if try_of(commit) not in process.live() and listed_in(commit) <= process.acknowledged:
-            rows = rows.end(try_of(commit))
+            rows = rows.end(try_of(commit), process.own)
             process = process._replace(acknowledged=process.acknowledged - listed_in(commit))
     after = Pass(Stage.CLEANING, keeper=work.keeper, unfinished=work.unfinished, ceiling=work.ceiling)
     return world.lazily(rows).put(index, process.in_pass(number, after if world.scope.cleaning else None))

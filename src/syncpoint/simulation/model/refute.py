@@ -1,6 +1,7 @@
 """Refutes mutants: explores scopes with the bug patched in until an invariant breaks.
 
-The scopes are tried in rounds, each with a larger part of every scope, as most bugs show after few states. What is
+The scope that a mutant names is tried first, then all of them, in rounds, each with a larger part of every scope, as
+most bugs show after few states. What is
 reported is the shortest way in the scope that showed it, and how many states were explored in that scope until then.
 Not for: what the mutants are (mutants/).
 """
@@ -38,6 +39,10 @@ def refute(mutant: Mutant, scopes: Sequence[Scope], rounds: Sequence[int | None]
     done: set[str] = set()
     states = 0
     with mutant.applied():
+        for scope in (one for one in scopes if one.name == mutant.scope):
+            result = Explorer(scope).explore()
+            if result.counterexample is not None:
+                return Refutation(mutant, result.counterexample, result.states)
         for states_max in rounds:
             for scope in scopes:
                 if scope.name in done:

@@ -148,7 +148,11 @@ def _explore(name: str) -> Exploration:
     def progress(so_far: Exploration) -> None:
         if so_far.states % 100_000 == 0:
             elapsed = time.monotonic() - began
-            print(f"  ... {name}: {so_far.states} states, depth {so_far.depth}, {elapsed:.0f} s", file=sys.stderr, flush=True)
+            print(
+                f"  ... {name}: {so_far.states} states, depth {so_far.depth}, {elapsed:.0f} s",
+                file=sys.stderr,
+                flush=True,
+            )
 
     return Explorer(scope_named(name)).explore(progress)
 

@@ -44,8 +44,10 @@ class Scope:
     what was not written when its process dies never is. Else it is in a database, and may be written late."""
     wrong_guess: bool = False
     """A living process may be taken for dead (O34)."""
+    suspects: tuple[int, ...] = ()
+    """Which processes that may happen to; empty: to all."""
     remembers: bool = False
-    """Resource managers remember what has ended, as processes do (O48, O49)."""
+    """Resource managers remember what has ended, as processes do, and keep no evidence (O48, O49)."""
     duplicates: bool = False
     """Every message may arrive twice."""
     has_redo: bool = False

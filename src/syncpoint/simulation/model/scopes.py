@@ -14,7 +14,7 @@ YES_NO = (Choice.YES, Choice.NO)
 
 SCOPES: list[Scope] = [
     # --- one branch, or none -------------------------------------------------------------------------------
-    Scope("one phase", writers=(1,), caller_gives_up=True, remembers=True),
+    Scope("one phase", writers=(1,), caller_gives_up=True),
     Scope("one phase, taken for dead", writers=(1,), caller_gives_up=True, cleaning=True, wrong_guess=True),
     Scope("an id, nothing written", writers=(), has_id=True),
     Scope("an id, one writer", writers=(2,), has_id=True, alone=True, restarts=False),
@@ -106,6 +106,24 @@ SCOPES: list[Scope] = [
         incarnations_max=3,
         votes=YES,
         restarts=False,
+        connections_lost=False,
+        replies_of_journal_lost=False,
+    ),
+    Scope(
+        "three processes, taken for dead",
+        managers=1,
+        writers=(1,),
+        has_id=True,
+        processes=3,
+        incarnations_max=3,
+        recoverers=(1, 2),
+        suspects=(0,),
+        passes_max=2,
+        votes=YES,
+        wrong_guess=True,
+        restarts=False,
+        crashes=False,
+        cleaning=True,
         connections_lost=False,
         replies_of_journal_lost=False,
     ),

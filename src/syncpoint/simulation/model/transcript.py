@@ -60,7 +60,7 @@ def _apply(world: World | None, action: Action) -> World | str:
 def play(text: str, scope: Scope) -> str:
     """The same transcript, with the states that its commands lead to now. Raises ValueError on an unknown command."""
     world = beginning_of(scope)
-    blocks = []
+    blocks: list[str] = []
     for block in text.strip().split("\n\n"):
         comments = [line for line in block.splitlines() if line.startswith("#")]
         commands = [line for line in block.partition("----")[0].splitlines() if not line.startswith("#")]
@@ -165,7 +165,7 @@ def _journal(world: World) -> Iterator[str]:
 
 
 def _record(record: Record) -> str:
-    text = f"{type(record).__name__} {try_of(record)}"  # type: ignore[arg-type]
+    text = f"{type(record).__name__} {try_of(record)}"
     if isinstance(record, Commit):
         text += "".join(f" #{unit.branch}" for unit in sorted(listed_in(record))) or " of nothing"
     return text

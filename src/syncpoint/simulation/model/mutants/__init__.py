@@ -11,7 +11,8 @@ from syncpoint.simulation.model.mutants.answering import ADMISSION, JUDGEMENT, P
 from syncpoint.simulation.model.mutants.committing import COORDINATOR
 from syncpoint.simulation.model.mutants.patch import Mutant
 from syncpoint.simulation.model.mutants.recovering import RECOVERY
+from syncpoint.simulation.model.mutants.statements import STATEMENTS
 
 __all__ = ["MUTANTS", "Mutant"]
 
-MUTANTS: list[Mutant] = [*COORDINATOR, *PARTICIPANT, *ADMISSION, *RECOVERY, *JUDGEMENT]
+MUTANTS: list[Mutant] = [*COORDINATOR, *PARTICIPANT, *ADMISSION, *RECOVERY, *JUDGEMENT, *STATEMENTS]

@@ -86,6 +86,7 @@ PARTICIPANT = [
         "a commit that comes twice is our own bug",
         "O48: twice is harmless",
         entry(participant.NEXT, (Side.COMMITTED, Told.COMMIT), None),
+        scope="messages twice",
     ),
 ]
 
@@ -142,6 +143,7 @@ ADMISSION = [
             _admit(_commit_rule, lambda key, standing: standing.committed(key.transaction) is None),
         ),
         True,
+        scope="two attempts of one writer, verdict lost",
     ),
 ]
 

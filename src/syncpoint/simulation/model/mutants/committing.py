@@ -196,11 +196,13 @@ COORDINATOR = [
         "O18: the record is kept until every branch has acknowledged",
         method(Coordinator, "_last_answer", _end_at_once),
         True,
+        scope="decider",
     ),
     Mutant(
         "no answer counts as an answer",
         "O18: a branch that did not answer is pending",
         method(Coordinator, "_note", _retry_is_an_answer),
+        scope="an id, one writer",
     ),
     Mutant(
         "a lost one-phase commit reads as aborted",

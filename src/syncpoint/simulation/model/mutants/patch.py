@@ -24,6 +24,8 @@ class Mutant:
     """What is broken, as the design says it."""
     patch: Patch
     from_the_design: bool = False
+    scope: str = ""
+    """The scope in which it is seen soonest, if it takes a particular one."""
 
     @contextlib.contextmanager
     def applied(self) -> Iterator[None]:

@@ -132,16 +132,11 @@ RECOVERY = [
         True,
     ),
     Mutant(
-        "what another one finishes is presumed aborted",
-        "O55: decided, and another living process is finishing it",
-        function(recovery, "fate_of", _fate(elsewhere=lambda facts: frozenset())),
-        True,
-    ),
-    Mutant(
         "a Commit record speaks for all attempts",
         "O58: a Commit record speaks only for the identifiers it lists",
         function(recovery, "fate_of", _record_speaks_for_all),
         True,
+        scope="two attempts",
     ),
     Mutant(
         "what is presumed aborted is left alone",
@@ -165,21 +160,25 @@ RECOVERY = [
         "absence proves something only to the process that keeps the records",
         function(recovery, "judge_missing", _missing(confirmed=True)),
         True,
+        scope="taken for dead",
     ),
     Mutant(
         "nobody is asked who keeps the records",
         "judgements that rest on absence are confirmed after the evidence was read",
         function(recovery, "rests_on_absence", instead(lambda **told: False)),
+        scope="taken for dead",
     ),
     Mutant(
         "a lost one-phase commit is judged by one who was taken for dead",
         "O20: absent means aborted only if confirmed",
         function(recovery, "judge_settled", _absent_is_aborted),
+        scope="one phase, taken for dead",
     ),
     Mutant(
         "an Abort accepted proves abort to one who was taken for dead",
         "O46: whoever took over may have finished the Commit and removed its record",
         function(recovery, "judge_abort", instead(_unconfirmed_abort)),
+        scope="taken for dead, verdict lost",
     ),
     Mutant(
         "an Abort refused proves abort",
@@ -191,12 +190,14 @@ RECOVERY = [
         "evidence of the oldest unfinished attempt is removed",
         "evidence outlives its commit record",
         function(recovery, "evidence_can_go", _inclusive),
+        scope="folder, power cuts",
     ),
     Mutant(
         "evidence of others is removed before they have ended",
         "evidence outlives its commit record",
         function(recovery, "evidence_can_go", _others_at_once),
         True,
+        scope="folder, power cuts",
     ),
     Mutant(
         "evidence is never removed",
