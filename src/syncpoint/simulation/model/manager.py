@@ -95,7 +95,7 @@ class Manager(NamedTuple):
         if choice is not Choice.YES:
             table.forget(identifier_of(unit))
         after = self._put(unit, participant.state)
-        if (identifier_of(unit) in table.in_doubt()) is not (choice is Choice.YES and after.state(unit) is IN_DOUBT):
+        if (identifier_of(unit) in table.in_doubt()) is not (after.state(unit) is IN_DOUBT):
             raise Violation("A7", f"{unit} voted {choice.name}, is {participant.state.name}, and the table differs")
         return after, choice
 
