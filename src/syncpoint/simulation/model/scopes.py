@@ -138,6 +138,7 @@ SCOPES: list[Scope] = [
     Scope(
         "full: taken for dead",
         wrong_guess=True,
+        incarnations_max=3,
         votes=YES,
         restarts=False,
         cleaning=True,
