@@ -6,7 +6,7 @@ Not for: running it (lives.py, explore.py).
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 from typing import Any, TypeVar
 
@@ -82,16 +82,21 @@ class Points:
 
     count: int | None = None
     keys: tuple[str, ...] = ()
+    wanted: Callable[[Stop], bool] | None = None
+
+    def where(self, wanted: Callable[[Stop], bool]) -> Points:
+        """Those of which `wanted(stop)` is true: of one file, for example."""
+        return replace(self, wanted=wanted)
 
     def sample(self, count: int) -> Points:
         """At most `count` of them, evenly spread over the run. Raises ValueError below 1."""
         if count < 1:
             raise ValueError(f"a sample of {count} points tries nothing")
-        return Points(count=count)
+        return replace(self, count=count)
 
     def only(self, *keys: str) -> Points:
         """Those of which a failure has told the keys: "kill@resources/sqlite.py:284#1"."""
-        return Points(keys=keys)
+        return replace(self, keys=keys)
 
     def choose(self, shots: Sequence[Shot]) -> list[Shot]:
         """Those of `shots` that are tried. Raises ValueError when a key names none of them."""
@@ -102,7 +107,8 @@ class Points:
                 near = "\n".join(f"    {key}" for key in by_key)
                 raise ValueError(f"no point of this run is named {', '.join(unknown)}; there are:\n{near}")
             return [by_key[key] for key in self.keys]
-        return spread(shots, self.count)
+        wanted = self.wanted
+        return spread([shot for shot in shots if wanted is None or wanted(shot.stop)], self.count)
 
 
 def spread(items: Sequence[T], count: int | None) -> list[T]:
