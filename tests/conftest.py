@@ -17,7 +17,6 @@ if TYPE_CHECKING:
     from syncpoint.testing.servers.pgbouncer import PgBouncerServer
     from syncpoint.testing.servers.postgres import PostgresServer
 
-pytest_plugins = ["syncpoint.testing.plugin"]
 _numbers = itertools.count(1)
 
 

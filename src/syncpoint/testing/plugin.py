@@ -114,12 +114,16 @@ def _chosen(config: pytest.Config, points: Points) -> Points:
     keys: list[str] = config.getoption("syncpoint_point")
     if keys:
         return points.only(*keys)
+    return _sampled(config, points)
+
+
+def _sampled(config: pytest.Config, points: Points) -> Points:
     wanted = config.getoption("syncpoint_points") or config.getini("syncpoint_points")
     if not wanted or wanted == "all" or points.keys:
         return points
     if not wanted.isdigit() or int(wanted) < 1:
         raise pytest.UsageError(f"--syncpoint-points is {wanted!r}: give a whole number above 0, or all")
-    return points.sample(min(int(wanted), points.count or int(wanted)))
+    return points.sample(int(wanted))
 
 
 def _replay(request: pytest.FixtureRequest) -> str:

@@ -6,6 +6,7 @@ Not for: checks.
 from __future__ import annotations
 
 import itertools
+import os
 from collections.abc import Callable, Mapping
 from contextlib import closing
 from pathlib import Path
@@ -17,13 +18,20 @@ import psycopg
 
 from syncpoint.resources.base import Resource
 from syncpoint.resources.memory import LostReply, MemoryServer
-from syncpoint.testing import SqlSubject, Subject
+from syncpoint.testing import SqlSubject, Subject, every_point
+from syncpoint.testing.crash.story import Points
 from syncpoint.testing.proxy import FaultProxy
 from syncpoint.testing.servers.mariadb import MariadbServer
 from syncpoint.testing.servers.postgres import PostgresServer
 
 _numbers = itertools.count(1)
+CRASH_POINTS = 2
 DIES = "it lives in the memory of its process: nothing is left when that dies"
+
+
+def some_points() -> Points:
+    """All in a full run of the crash suite (`make crash`); else so few that they cost little."""
+    return every_point if os.environ.get("SYNCPOINT_CRASH") == "full" else every_point.sample(CRASH_POINTS)
 
 
 class MemorySubject(Subject):
@@ -112,7 +120,6 @@ class PostgresSubject(SqlSubject):
             f"{self.proxy.url(self._direct)}?sslmode=disable", observe=lambda: psycopg.connect(self._direct)
         )
         self.unreachable_url = "postgresql://127.0.0.1:1/nowhere"
-        self.bad_urls = ("postgresql://localhost:port/bank",)
 
     def close(self) -> None:
         self.proxy.close()
@@ -172,7 +179,7 @@ class MariadbSubject(SqlSubject):
             write = "INSERT INTO conformance_row VALUES ('strange', 1)"
             for statement in ("XA START 'strange'", write, "XA END 'strange'", "XA PREPARE 'strange'"):
                 cursor.execute(statement)
-        return b"strange".hex()
+        return "strange"
 
     def drop_foreign(self, name: str) -> bool:
         found = [one for one in self._server.prepared() if name in one or name.encode().hex() in one.lower()]

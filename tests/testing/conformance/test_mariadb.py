@@ -8,7 +8,7 @@ import pytest
 
 from syncpoint.testing import ResourceConformance
 from syncpoint.testing.servers.mariadb import MariadbServer
-from tests.testing.conformance.subjects import MariadbSubject
+from tests.testing.conformance.subjects import MariadbSubject, some_points
 
 
 @pytest.fixture(scope="module")
@@ -19,4 +19,4 @@ def subject(mariadb_server: MariadbServer) -> Iterator[MariadbSubject]:
 
 
 class TestMariadb(ResourceConformance):
-    crash_points_max = 4
+    crash_points = some_points()

@@ -8,7 +8,7 @@ import pytest
 
 from syncpoint.testing import ResourceConformance
 from syncpoint.testing.servers.postgres import PostgresServer
-from tests.testing.conformance.subjects import PostgresSubject
+from tests.testing.conformance.subjects import PostgresSubject, some_points
 
 
 @pytest.fixture(scope="module")
@@ -19,4 +19,4 @@ def subject(postgres_server: PostgresServer) -> Iterator[PostgresSubject]:
 
 
 class TestPostgres(ResourceConformance):
-    crash_points_max = 4
+    crash_points = some_points()

@@ -7,11 +7,11 @@ from pathlib import Path
 import pytest
 
 from syncpoint.testing import ResourceConformance
-from tests.testing.conformance.subjects import SqliteSubject
+from tests.testing.conformance.subjects import SqliteSubject, some_points
 
 
 class TestSqlite(ResourceConformance):
-    crash_points_max = 5
+    crash_points = some_points()
 
     @pytest.fixture
     def subject(self, tmp_path: Path) -> SqliteSubject:

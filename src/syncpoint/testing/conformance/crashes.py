@@ -27,7 +27,7 @@ from syncpoint.testing.conformance.subject import Subject
 from syncpoint.testing.crash.explore import explore
 from syncpoint.testing.crash.stops import Stop
 from syncpoint.testing.crash.story import Mode as At
-from syncpoint.testing.crash.story import Story, every_point
+from syncpoint.testing.crash.story import Points, Story, every_point
 
 _numbers = itertools.count(1)
 MAKER = "syncpoint.manager.assembly.make_resource"
@@ -41,8 +41,8 @@ class Gave(Exception):
 class Crashes:
     """Rows O22 to O28, O31."""
 
-    crash_points_max: int | None = None
-    """Try no more than so many points in each check; None: all. `--syncpoint-points` may say less."""
+    crash_points: Points = every_point
+    """Which of the adapter's points are tried in each check. `--syncpoint-points` may say fewer."""
 
     @pytest.mark.parametrize("what", ["two_phases", "one_phase", "gives_up"])
     def test_o31_killed_at_every_step_it_is_whole_after_recovery(
@@ -54,20 +54,17 @@ class Crashes:
         pytest.importorskip("apsw", reason="crash: needs a SQLite file beside the adapter: pip install apsw")
         subject.make_table()
         with _Play(subject, mode, what) as play, mock.patch(MAKER, play.make_resource):
-            points = every_point.where(play.is_adapters)
-            limit = _limit(request, self.crash_points_max)
-            report = explore(play.story, points.sample(limit) if limit else points, (At.KILL, At.KILL_AFTER))
+            points = _sampled(request, self.crash_points.where(play.is_adapters))
+            report = explore(play.story, points, (At.KILL, At.KILL_AFTER))
         request.node.user_properties.append(("syncpoint_killed", report.dumps()))
         if report.failures:
             raise AssertionError(f"O31: killed at any step, it is whole after recovery.\n{report.explain()}")
         assert report.hit, f"O31: the adapter's scripts have steps at which they can be killed. Seen: {report}"
 
 
-def _limit(request: pytest.FixtureRequest, most: int | None) -> int | None:
-    said = request.config.getoption("syncpoint_points", None)
-    given = int(said) if said and said.isdigit() else None
-    known = [one for one in (most, given) if one]
-    return min(known) if known else None
+def _sampled(request: pytest.FixtureRequest, points: Points) -> Points:
+    said = str(request.config.getoption("syncpoint_points", "") or "")
+    return points.sample(int(said)) if said.isdigit() and said != "0" else points
 
 
 class _Play:

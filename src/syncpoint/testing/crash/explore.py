@@ -54,6 +54,8 @@ class _Exploration:
     def run(self, points: Points, modes: Sequence[Mode]) -> CrashReport:
         began = time.monotonic()
         recorded = self._play(None)
+        if recorded is not None:  # the first run may have made what later ones find: Syncpoint's schema
+            recorded = self._play(None)
         if recorded is not None:
             shots = [shot for mode in modes for shot in self._shots(mode, recorded)]
             self._report.points = len(shots)
@@ -125,10 +127,11 @@ class _Exploration:
         error = ended.last("error")
         if error is not None:
             return f"the run itself failed: {error}\n{ended.noise}"
+        if not ended.killed and ended.last("stops") is None:
+            limit = self._story.run_seconds_max
+            return f"the process ended without a word, or hung for more than {limit:g} s:\n{ended.noise}"
         if shot is None and ended.last("told") is not True:
             return f"the transfer fails without any fault: {ended.last('why')}\n{ended.noise}"
-        if not ended.killed and ended.last("stops") is None:
-            return f"the process ended without a word:\n{ended.noise}"
         return ""
 
     def _settle(self) -> str:

@@ -85,14 +85,16 @@ class Points:
     wanted: Callable[[Stop], bool] | None = None
 
     def where(self, wanted: Callable[[Stop], bool]) -> Points:
-        """Those of which `wanted(stop)` is true: of one file, for example."""
-        return replace(self, wanted=wanted)
+        """Those of which `wanted(stop)` is true: of one file, for example. A second condition is added to the first."""
+        before = self.wanted
+        both = wanted if before is None else lambda stop: before(stop) and wanted(stop)
+        return replace(self, wanted=both)
 
     def sample(self, count: int) -> Points:
-        """At most `count` of them, evenly spread over the run. Raises ValueError below 1."""
+        """At most `count` of them, evenly spread over the run; a smaller sample stays. Raises ValueError below 1."""
         if count < 1:
             raise ValueError(f"a sample of {count} points tries nothing")
-        return replace(self, count=count)
+        return replace(self, count=count if self.count is None else min(count, self.count))
 
     def only(self, *keys: str) -> Points:
         """Those of which a failure has told the keys: "kill@resources/sqlite.py:284#1"."""
