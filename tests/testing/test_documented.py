@@ -5,6 +5,7 @@ Not for: what the fixture finds (crash/), or the checks of adapters (conformance
 
 from __future__ import annotations
 
+import json
 import re
 import subprocess
 import sys
@@ -48,11 +49,18 @@ def test_the_guides_examples_run() -> None:
         for name, text in examples().items():
             (folder / name).write_text(text)
         quick = "test_transfer or ((a1 or a5 or o01 or o19 or url) and sync)"
-        done = run(folder, "-k", quick, "--syncpoint-points", "4", "--basetemp", str(folder / "tmp"))
+        options = ("--syncpoint-points", "4", "--syncpoint-json", "figures.json", "--basetemp", str(folder / "tmp"))
+        done = run(folder, "-k", quick, *options)
         assert done.returncode == 0, done.stdout + done.stderr
         assert sorted(examples()) == ["test_mine.py", "test_transfer.py", "test_transfer_async.py"]
         for name in ("test_transfer.py", "test_transfer_async.py"):
             assert re.search(rf"{name}::test_transfer: 4 of \d+ points hit \(kill", done.stdout), done.stdout
+        figures = json.loads((folder / "figures.json").read_text())
+        assert figures["crash"]["test_transfer.py::test_transfer"]["hit"] == 4
+        mine = figures["conformance"]["TestMine"]
+        assert mine["passed"] > 5
+        assert mine["failed"] == []
+        assert mine["skipped"]["test_the_safe_url_shows_no_secret[sync]"].endswith("have no place for a password")
 
 
 def test_a_torn_transfer_fails_with_the_command_that_repeats_it() -> None:

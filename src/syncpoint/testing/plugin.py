@@ -5,6 +5,7 @@
 
     --syncpoint-points N     try at most N points of each test, evenly spread (or `all`); ini option `syncpoint_points`
     --syncpoint-point KEY    try only this point: what a failure prints; may be given several times
+    --syncpoint-json FILE    write the figures of all tests there: of `syncpoint_crash`, and of `ResourceConformance`
 
 Loaded by pytest itself through the entry point `pytest11`; nothing else in the package needs pytest.
 Not for: what happens at a point (crash/), or adapters (conformance/).
@@ -14,7 +15,8 @@ from __future__ import annotations
 
 import json
 import shlex
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 import pytest
@@ -23,7 +25,9 @@ if TYPE_CHECKING:
     from syncpoint.testing.crash.report import CrashReport
     from syncpoint.testing.crash.story import Points
 
-_PROPERTY = "syncpoint_crash"
+CRASH, CONFORMANCE, KILLED = "syncpoint_crash", "syncpoint_conformance", "syncpoint_killed"
+"""What a test leaves in its report's properties: figures of a crash, its suite's name, figures of an adapter killed."""
+_ENDS = ("passed", "failed", "error", "skipped")
 
 
 class SyncpointCrash(Protocol):
@@ -61,6 +65,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     group.addoption(
         "--syncpoint-point", metavar="KEY", action="append", default=[], help="crash at this point only; repeatable"
     )
+    group.addoption("--syncpoint-json", metavar="FILE", help="write the figures of crashes and conformance to a file")
     parser.addini("syncpoint_points", "crash at no more than this many points a test; or: all", default="")
 
 
@@ -98,7 +103,7 @@ def syncpoint_crash(request: pytest.FixtureRequest, capsys: pytest.CaptureFixtur
             run_seconds_max=run_seconds_max,
         )
         report = explore(story, _chosen(config, points), modes, tell)
-        request.node.user_properties.append((_PROPERTY, json.dumps({"text": str(report), **report.to_json()})))
+        request.node.user_properties.append((CRASH, json.dumps({"text": str(report), **report.to_json()})))
         if report.failures:
             pytest.fail(report.explain(_replay(request)), pytrace=False)
         if not report.hit:
@@ -132,15 +137,42 @@ def _replay(request: pytest.FixtureRequest) -> str:
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
     """A line of figures for each test that crashed something, those of parallel processes too."""
-    lines = list(_lines(terminalreporter.getreports("passed") + terminalreporter.getreports("failed")))
-    if lines:
+    reports = [one for how in _ENDS for one in terminalreporter.getreports(how)]
+    crashes = dict(_crashes(reports))
+    if crashes:
         terminalreporter.section("syncpoint crash")
-        for line in lines:
-            terminalreporter.write_line(line)
+        for name, figures in crashes.items():
+            terminalreporter.write_line(f"{name}: {figures['text']}")
+    file = terminalreporter.config.getoption("syncpoint_json")
+    if file:
+        figures = {"crash": crashes, "conformance": _conformance(reports)}
+        Path(file).write_text(json.dumps(figures, indent=1) + "\n", encoding="utf-8")
 
 
-def _lines(reports: Iterable[Any]) -> Iterable[str]:
+def _crashes(reports: Iterable[Any]) -> Iterator[tuple[str, dict[str, Any]]]:
     for report in reports:
         for name, value in getattr(report, "user_properties", ()):
-            if name == _PROPERTY and report.when == "call":
-                yield f"{report.nodeid}: {json.loads(value)['text']}"
+            if name == CRASH and report.when == "call":
+                yield report.nodeid, json.loads(value)
+
+
+def _conformance(reports: Iterable[Any]) -> dict[str, Any]:
+    """Test class -> how many checks passed, the points at which its adapter was killed, which failed, which were
+    skipped and why."""
+    suites: dict[str, Any] = {}
+    for report in reports:
+        properties = dict(getattr(report, "user_properties", ()))
+        if CONFORMANCE not in properties or (report.when != "call" and report.passed):
+            continue
+        empty: dict[str, Any] = {"passed": 0, "killed": 0, "failed": [], "skipped": {}}
+        suite = suites.setdefault(properties[CONFORMANCE], empty)
+        check = report.nodeid.rpartition("::")[2]
+        if report.passed:
+            suite["passed"] += 1
+        elif report.failed:
+            suite["failed"].append(check)
+        else:
+            suite["skipped"][check] = str(report.longrepr[2]) if report.longrepr else ""
+        if KILLED in properties:
+            suite["killed"] += json.loads(properties[KILLED])["hit"]
+    return suites

@@ -1,6 +1,6 @@
 """Every broken adapter is caught by the check that names its promise, in words that say which and what was seen.
 
-The same call passes for the adapter that breaks nothing. Not for: adapters (broken.py).
+The same call passes for the adapter that breaks nothing. Not for: adapters (broken_*.py).
 """
 
 from __future__ import annotations
@@ -17,10 +17,12 @@ from syncpoint.resources.sqlite import SqliteResource
 from syncpoint.testing import ResourceConformance, Subject, every_point
 from syncpoint.testing.conformance import manners
 from syncpoint.testing.conformance.bench import Bench
+from tests.testing.conformance import broken_branches, broken_manners
 from tests.testing.conformance.broken import BROKEN, Broken
 from tests.testing.conformance.subjects import MemorySubject, SqliteSubject
 
 _numbers = itertools.count(1)
+REGISTERED = (broken_branches, broken_manners)
 KILLED = "test_o31_killed_at_every_step_it_is_whole_after_recovery"
 
 

@@ -28,6 +28,7 @@ from syncpoint.testing.crash.explore import explore
 from syncpoint.testing.crash.stops import Stop
 from syncpoint.testing.crash.story import Mode as At
 from syncpoint.testing.crash.story import Points, Story, every_point
+from syncpoint.testing.plugin import KILLED
 
 _numbers = itertools.count(1)
 MAKER = "syncpoint.manager.assembly.make_resource"
@@ -56,7 +57,7 @@ class Crashes:
         with _Play(subject, mode, what) as play, mock.patch(MAKER, play.make_resource):
             points = _sampled(request, self.crash_points.where(play.is_adapters))
             report = explore(play.story, points, (At.KILL, At.KILL_AFTER))
-        request.node.user_properties.append(("syncpoint_killed", report.dumps()))
+        request.node.user_properties.append((KILLED, report.dumps()))
         if report.failures:
             raise AssertionError(f"O31: killed at any step, it is whole after recovery.\n{report.explain()}")
         assert report.hit, f"O31: the adapter's scripts have steps at which they can be killed. Seen: {report}"

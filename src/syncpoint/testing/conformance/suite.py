@@ -11,7 +11,6 @@ Not for: the checks themselves, which stand by subject in the files beside this 
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 
 import pytest
@@ -26,6 +25,7 @@ from syncpoint.testing.conformance.losses import Losses
 from syncpoint.testing.conformance.manners import Manners
 from syncpoint.testing.conformance.subject import Subject
 from syncpoint.testing.conformance.votes import Votes
+from syncpoint.testing.plugin import CONFORMANCE
 
 __all__ = ["ResourceConformance"]
 
@@ -43,10 +43,13 @@ class ResourceConformance(Votes, Endings, InDoubt, Keeping, Losses, Manners, Cra
         mode: Mode = request.param
         return mode
 
+    @pytest.fixture(autouse=True)
+    def counted(self, request: pytest.FixtureRequest) -> None:
+        """Every check is counted under its class (`--syncpoint-json`)."""
+        request.node.user_properties.append((CONFORMANCE, type(self).__name__))
+
     @pytest.fixture
-    def bench(self, subject: Subject, mode: Mode, request: pytest.FixtureRequest) -> Iterator[Bench]:
+    def bench(self, subject: Subject, mode: Mode) -> Iterator[Bench]:
         """The adapter under one runner. What a check leaves behind is ended here."""
-        name = type(self).__name__
-        request.node.user_properties.append(("syncpoint_conformance", json.dumps([name, request.node.name])))
         with Bench(subject, mode) as bench:
             yield bench
