@@ -16,6 +16,8 @@ import syncpoint
 from syncpoint.testing import Story, every_point, explore
 from tests.testing.crash.places import roomy_folder
 
+HASTY = "heartbeat_s=0.2&dead_after_s=1"
+
 
 class World:
     """An account in PostgreSQL, and one in a file."""
@@ -36,6 +38,15 @@ class World:
             ledger.execute("CREATE TABLE account (id INTEGER PRIMARY KEY, balance INTEGER)")
             ledger.execute("INSERT INTO account VALUES (1, 100)")
 
+    def reset(self) -> None:
+        """The rows as they were, in the same databases: a journal in one of them knows the other by its GUID."""
+        if not self.folder.exists():
+            self.prepare()
+        with psycopg.connect(self.url, autocommit=True) as bank:
+            bank.execute("UPDATE account SET balance = 100")
+        with closing(apsw.Connection(str(self.folder / "ledger.db"))) as ledger:
+            ledger.execute("UPDATE account SET balance = 100")
+
     @property
     def configuration(self) -> dict[str, Any]:
         resources = {"bank": self.url, "ledger": f"sqlite:///{self.folder}/ledger.db"}
@@ -43,6 +54,10 @@ class World:
 
     def manager(self) -> syncpoint.TransactionManager:
         return syncpoint.TransactionManager(**self.configuration)
+
+    def manager_with_its_journal_in_the_bank(self) -> syncpoint.TransactionManager:
+        """A death is guessed there: soon, so that no point waits long."""
+        return syncpoint.TransactionManager(**{**self.configuration, "journal": f"bank?{HASTY}"})
 
     def async_manager(self) -> syncpoint.AsyncTransactionManager:
         return syncpoint.AsyncTransactionManager(**self.configuration)
@@ -91,3 +106,12 @@ def test_an_asynchronous_transfer_over_both(world: World) -> None:
     assert report.failures == [], report.explain()
     assert len(report.hit) >= 7
     assert set(report.modes) == {"kill", "cancel", "lost reply"}
+
+
+def test_the_journal_in_a_database(world: World) -> None:
+    story = Story(
+        transfer=transfer, check=world.check, manager=world.manager_with_its_journal_in_the_bank, prepare=world.reset
+    )
+    report = explore(story, every_point.sample(4))
+    assert report.failures == [], report.explain()
+    assert len(report.hit) >= 3
