@@ -120,6 +120,7 @@ class PostgresSubject(SqlSubject):
             f"{self.proxy.url(self._direct)}?sslmode=disable", observe=lambda: psycopg.connect(self._direct)
         )
         self.unreachable_url = "postgresql://127.0.0.1:1/nowhere"
+        self.bad_urls = ("postgresql://localhost:port/bank", "postgresql://localhost:70000/bank")
 
     def close(self) -> None:
         self.proxy.close()

@@ -34,7 +34,7 @@ class Subject:
 
     Parameters: `url`, as a user would write it; `options`, as in a configuration table; `adapter`, the Resource
     subclass while it is not registered under the entry point group `syncpoint.resources`; `without`, what the adapter
-    does not have, by name, each with the reason: "async", "sync", "crash".
+    does not have, each with the reason: "async", "sync", "crash" (its data dies with its process), or a hook's name.
     """
 
     embedded = False

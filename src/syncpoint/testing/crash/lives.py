@@ -52,6 +52,7 @@ class Life:
         self._channel = channel
         self._proxies: dict[str, list[Any]] = {}
         self._task: asyncio.Task[Any] | None = None
+        self._has_told = False
         self._thread = threading.main_thread().ident
         self._watcher = Watcher(shot.stop if shot else None, self._strike, self._lift)
 
@@ -99,8 +100,6 @@ class Life:
             self._has_told = True
             why = f"{type(error).__name__}: {error}" if error is not None else ""
             say(self._channel, told=told_by(error), why=why, returned=len(self._watcher.stops))
-
-    _has_told = False
 
     # --- striking ------------------------------------------------------------------------------------
 
@@ -163,11 +162,11 @@ class Life:
         return f"{through}{'&' if '?' in through else '?'}{option}"
 
 
-def can_lose(shot: Stop) -> bool:
+def can_lose(stop: Stop) -> bool:
     """Whether there is a reply to be lost at this stop: a server's, or SQLite's own."""
-    if shot.scheme in PROXIED:
-        return shot.kind == "Call"
-    return shot.scheme == "sqlite" and shot.kind == "Blocking" and shot.function != "close"
+    if stop.scheme in PROXIED:
+        return stop.kind == "Call"
+    return stop.scheme == "sqlite" and stop.kind == "Blocking" and stop.function != "close"
 
 
 def told_by(error: BaseException | None) -> bool | None:
