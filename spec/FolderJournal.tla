@@ -26,7 +26,7 @@ CONSTANTS Mortal,      \* the processes that may die
 VARIABLES written,     \* written[p]: the records in p's file, as everybody can read them
           forced,      \* forced[p]: those of them that survive a power cut
           lock,        \* lock[p]: who holds the lock of p's file; 0: nobody; Cleared: the file is gone
-          queue,       \* Commit records handed to the journal's thread, and not yet written
+          queue,       \* <<p, record>>: handed to the journal by p, and not yet written
           cuts         \* how many power cuts there were
 
 folderVars == <<written, forced, lock, queue, cuts>>
@@ -73,19 +73,21 @@ Crash(p) ==
   /\ up[p] = "up"
   /\ Die({p})
   /\ Unlock({p})
-  /\ queue' = {record \in queue : Owner(record.attempt) # p}
+  /\ queue' = {entry \in queue : entry[1] # p}
   /\ UNCHANGED <<written, forced, cuts>>
 
-\* The machine stops: all processes die, and what was not forced is gone. The databases are elsewhere.
-PowerCut ==
+\* The machine stops: all processes die. Of what was not forced some may be there afterwards and some not; what is
+\* there then is on the disk. The databases are elsewhere.
+PowerCut(kept) ==
   /\ cuts < PowerCuts
   /\ cuts' = cuts + 1
   /\ \A p \in Proc : up[p] = "up" => p \in Mortal
+  /\ kept \subseteq UNION {written[p] \ forced[p] : p \in Proc}
   /\ Die({p \in Proc : up[p] = "up"})
   /\ Unlock(Proc)
-  /\ written' = forced
+  /\ written' = [p \in Proc |-> forced[p] \union (written[p] \intersect kept)]
+  /\ forced' = written'
   /\ queue' = {}
-  /\ UNCHANGED forced
 
 -----------------------------------------------------------------------------
 (* The coordinator and its journal. *)
@@ -101,20 +103,22 @@ Begin(a, rms) ==
 Decide(a) ==
   /\ MayCommit(a, {})
   /\ phase' = [phase EXCEPT ![a] = "deciding"]
-  /\ queue' = queue \union {RecordOf(a)}
+  /\ queue' = queue \union {<<Owner(a), CommitOf(RecordOf(a))>>}
   /\ UNCHANGED <<unit, evidence, msgs, up, votes, told, acks, asks, pass, alarm, written, forced, lock, cuts>>
 
 \* First writer wins (protocol/admission.py): a Commit is taken unless there is an Abort under its key, or another
-\* Commit of the transaction. Rule AbortBarsCommit dropped: an Abort does not keep it out.
-Write(record) ==
-  LET p == Owner(record.attempt)
-      admitted == /\ Commits(written[p]) = {}
-                  /\ Keeps("AbortBarsCommit") => AbortOf(record.attempt) \notin written[p]
-  IN /\ record \in queue
-     /\ up[p] = "up"
-     /\ queue' = queue \ {record}
-     /\ written' = IF admitted THEN [written EXCEPT ![p] = @ \union {CommitOf(record)}] ELSE written
-     /\ UNCHANGED <<forced, lock, cuts, commitVars>>
+\* Commit of the transaction. Rule AbortBarsCommit dropped: an Abort does not keep it out. An End is always taken.
+Admitted(p, record) ==
+  record.kind = "commit" =>
+    /\ Commits(written[p]) = {}
+    /\ Keeps("AbortBarsCommit") => AbortOf(record.attempt) \notin written[p]
+
+Write(p, record) ==
+  /\ <<p, record>> \in queue
+  /\ up[p] = "up"
+  /\ queue' = queue \ {<<p, record>>}
+  /\ written' = IF Admitted(p, record) THEN [written EXCEPT ![p] = @ \union {record}] ELSE written
+  /\ UNCHANGED <<forced, lock, cuts, commitVars>>
 
 \* One force for all that wait. If it fails, its process dies (R5): that is Crash.
 Force(p) ==
@@ -135,7 +139,7 @@ Accepted(a) ==
 Refused(a) ==
   /\ phase[a] = "deciding"
   /\ ~ HasCommit(written[Owner(a)], a)
-  /\ \A record \in queue : record.attempt # a
+  /\ \A entry \in queue : entry[2].kind = "commit" => entry[2].attempt # a
   /\ TellAbort(a)
   /\ UNCHANGED <<unit, evidence, up, votes, told, acks, asks, pass, alarm, folderVars>>
 
@@ -159,35 +163,43 @@ Settle(a) ==
           /\ TellAbort(a)
   /\ UNCHANGED <<unit, evidence, up, votes, told, acks, asks, pass, alarm, forced, lock, queue, cuts>>
 
-\* Every branch has acknowledged: End, written lazily. It is known no longer which have (O28).
+\* Ends that p has handed over: to p itself they count already.
+Noted(p) == {entry[2] : entry \in {one \in queue : one[1] = p /\ one[2].kind = "end"}}
+
+\* Every branch has acknowledged: End, which is written when something else is, and is harmless to lose (O28). It is
+\* known no longer which branches have.
 \* Rule EndAfterAcks dropped: some have.
 End(p, record) ==
   /\ up[p] = "up"
-  /\ CommitOf(record) \in Unended(forced[p])
-  /\ phase[record.attempt] \notin Live
+  /\ CommitOf(record) \in Unended(forced[p] \union Noted(p))
   /\ LET missing == {<<record.attempt, r>> : r \in record.rms} \ acks[p]
      IN IF Keeps("EndAfterAcks") THEN missing = {} ELSE TRUE
-  /\ written' = [written EXCEPT ![p] = @ \union {EndOf(record.attempt)}]
+  /\ queue' = queue \union {<<p, EndOf(record.attempt)>>}
   /\ acks' = [acks EXCEPT ![p] = {b \in @ : b[1] # record.attempt}]
-  /\ UNCHANGED <<unit, evidence, msgs, up, phase, votes, told, asks, pass, alarm, forced, lock, queue, cuts>>
+  /\ UNCHANGED <<unit, evidence, msgs, up, phase, votes, told, asks, pass, alarm, written, forced, lock, cuts>>
 
 -----------------------------------------------------------------------------
 (* Recovery. *)
 
-\* Whose lock can be had is dead: its records are copied. Rule ProofOfDeath dropped: whoever is not p is taken for dead.
+\* Whose lock can be had is dead: his records are copied. Asked four times a second, and before every look.
+Inherit(p, q) ==
+  /\ up[p] = "up"
+  /\ up[q] # "unborn"
+  /\ lock[q] = 0
+  /\ lock' = [lock EXCEPT ![q] = p]
+  /\ written' = [written EXCEPT ![p] = @ \union written[q]]
+  /\ UNCHANGED <<forced, queue, cuts, commitVars>>
+
+\* Whose lock is not ours, and whose file is still there, lives. Rule ProofOfDeath dropped: nobody but us does.
 LookLive(p, r) ==
-  LET free == {q \in Proc : lock[q] = 0 /\ up[q] # "unborn"}
-      held == free \union {q \in Proc \ {p} : lock[q] = p}
-      living == {a \in Attempt : lock[Owner(a)] \in Proc \ {p} /\ Owner(a) \notin held}
+  LET living == {a \in Attempt : Owner(a) # p /\ lock[Owner(a)] \notin {p, Cleared}}
   IN /\ LearnLive(p, r, IF Keeps("ProofOfDeath") THEN living ELSE {})
-     /\ lock' = [q \in Proc |-> IF q \in free THEN p ELSE lock[q]]
-     /\ written' = [written EXCEPT ![p] = @ \union UNION {written[q] : q \in free}]
-     /\ UNCHANGED <<unit, evidence, msgs, up, phase, votes, told, acks, asks, alarm, forced, queue, cuts>>
+     /\ UNCHANGED <<unit, evidence, msgs, up, phase, votes, told, acks, asks, alarm, folderVars>>
 
 \* Nothing is acted on before it is certainly on disk (O59). Rule CopyBeforeActing dropped: as it was read.
 LookRecords(p, r) ==
   /\ Keeps("CopyBeforeActing") => forced[p] = written[p]
-  /\ LET mine == Unended(written[p])
+  /\ LET mine == Unended(written[p] \union Noted(p))
          others == UNION {Commits(written[q]) : q \in {q \in Proc \ {p} : lock[q] \in Proc \ {p}}}
      IN LearnRecords(p, r, {Record(c.attempt, c.rms) : c \in mine}, {c.attempt : c \in others \ written[p]})
   /\ UNCHANGED <<unit, evidence, msgs, up, phase, votes, told, acks, asks, alarm, folderVars>>
@@ -244,14 +256,14 @@ AtProcess(p) ==
                                          \/ Idle(FinishAbort(p, r, a))
   \/ \E b \in Branch : Idle(FindEvidence(p, b)) \/ Idle(RaiseAlarm(p, b)) \/ Clean(p, b)
   \/ \E record \in Records : End(p, record)
-  \/ \E q \in Proc : ClearAway(p, q)
+  \/ \E q \in Proc : Inherit(p, q) \/ ClearAway(p, q)
 
 Next ==
   \/ Idle(BranchesMove)
   \/ \E a \in Attempt : AtCoordinator(a)
   \/ \E p \in Proc : AtProcess(p)
-  \/ \E record \in Records : Write(record)
-  \/ PowerCut
+  \/ \E entry \in queue : Write(entry[1], entry[2])
+  \/ \E kept \in SUBSET UNION {written[p] : p \in Proc} : PowerCut(kept)
 
 Spec == Init /\ [][Next]_vars
 
@@ -268,10 +280,10 @@ Refines == Atomic!Spec
 Fairness ==
   /\ \A b \in Branch : WF_vars(Idle(VoteYes(b) /\ UNCHANGED procVars))
   /\ \A b \in Branch : WF_vars(Idle(AbortBranch(b) /\ UNCHANGED procVars))
-  /\ \A p \in Proc : WF_vars(Start(p)) /\ WF_vars(Force(p))
+  /\ \A p \in Proc : WF_vars(Start(p)) /\ WF_vars(Force(p)) /\ \A q \in Proc : WF_vars(Inherit(p, q))
   /\ \A a \in Attempt : WF_vars(Accepted(a)) /\ WF_vars(Refused(a)) /\ WF_vars(Settle(a)) /\ WF_vars(Idle(Conclude(a)))
   /\ \A a \in Attempt : WF_vars(Idle(AbortAttempt(a)))
-  /\ WF_vars(\E record \in Records : Write(record))
+  /\ WF_vars(\E entry \in queue : Write(entry[1], entry[2]))
 
 Recovering ==
   \A p \in Proc, r \in RM :
