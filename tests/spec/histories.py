@@ -125,10 +125,6 @@ class _History:
         self.passes = self._passes()
         self.processes = self._processes()
         self.numbers: dict[Attempt, tuple[int, int]] = {}
-        self.began_last = {
-            (event.key, event.resource): number for number, event in enumerate(events) if event.what == "ask begin"
-        }
-        """A branch that could not begin on one connection begins on the next: what became of the first is no matter."""
         self.begun: set[Key] = set()
         self.aborting: set[Key] = set()
         self.ended: set[tuple[int, Key]] = set()
@@ -172,13 +168,7 @@ class _History:
             self.numbers[key.attempt] = (owner, tries[owner])
         if len(self.processes) > PROCESSES_MAX or max(tries.values(), default=0) > TRIES_MAX:
             return None
-        return Trace(name, tuple(self._all()))
-
-    def _all(self) -> Iterator[Action]:
-        for number, event in enumerate(self.events):
-            too_early = event.what == "aborted" and number < self.began_last.get((event.key, event.resource), 0)
-            if not too_early:
-                yield from self._actions(event)
+        return Trace(name, tuple(action for event in self.events for action in self._actions(event)))
 
     # --- an event -----------------------------------------------------------------------------------------------
 

@@ -72,7 +72,8 @@ class Recorder:
     _passes: int = 0
     _doing: Request | None = None
     """What a server does at this moment."""
-    _aborted: set[tuple[str, Identifier]] = field(default_factory=set)
+    _working: dict[tuple[str, Identifier], Work] = field(default_factory=dict)
+    """The branch that began last under an identifier: one that could not begin on one connection does on the next."""
     _kept: list[Any] = field(default_factory=list)
 
     def note(self, what: str, process: Journal | None = None, **fields: Any) -> Event:
@@ -145,8 +146,6 @@ class Recorder:
         def asked(session: Session, *args: Any, **options: Any) -> Script[Any]:
             identifier = _about(session, args)
             key = None if identifier is None else identifier.key
-            if method == "begin" and identifier is not None:
-                self._aborted.discard((name, identifier))
             commit_ = bool(options.get("commit", method == "commit"))
             event = self.note(
                 f"ask {method}", journal, key=key, resource=name, in_pass=self._in_pass, commit=commit_
@@ -182,21 +181,22 @@ class Recorder:
                 result = perform(method, session, do)
             finally:
                 self._doing = outer
+            if method == "begin" and session.work is not None and session.work.identifier is not None:
+                self._working[server.name, session.work.identifier] = session.work
             self._effect(request, before, result)
             return result
 
         def ended(work: Work, *, commit: bool, evidence: bool = True) -> None:
             end(work, commit=commit, evidence=evidence)
             told = "" if self._doing is None else self._doing.method
-            if told not in ("prepare", "commit", "finish") and work.identifier is not None:
-                self._ended(server.name, work.identifier, commit)
+            if told not in ("prepare", "commit", "finish"):
+                self._ended(server.name, work, commit)
 
         def restarted() -> None:
             lost = {work for work in server._locks.values() if work.unit.state is Unit.WORKING}
             restart()
             for work in sorted(lost, key=lambda work: work.name):
-                if work.identifier is not None:
-                    self._ended(server.name, work.identifier, False)
+                self._ended(server.name, work, False)
 
         def dropped(coordinator: Any, attempts: Any) -> int:
             wanted = set(attempts)
@@ -215,13 +215,11 @@ class Recorder:
         patched: Any = server
         patched.perform, patched._end, patched.restart, patched.drop_evidence = performed, ended, restarted, dropped
 
-    def _ended(self, resource: str, identifier: Identifier, commit: bool) -> None:
-        """The server is told of a lost connection, and restarts: work that was aborted may be aborted again."""
-        if not commit:
-            if (resource, identifier) in self._aborted:
-                return
-            self._aborted.add((resource, identifier))
-        self.note("committed" if commit else "aborted", key=identifier.key, resource=resource)
+    def _ended(self, resource: str, work: Work, commit: bool) -> None:
+        """The server is told of a lost connection, and restarts: what was aborted may be aborted again."""
+        assert work.identifier is not None
+        if commit or self._working.pop((resource, work.identifier), None) is work:
+            self.note("committed" if commit else "aborted", key=work.identifier.key, resource=resource)
 
     def _effect(self, request: Request, before: Work | None, result: Any) -> None:
         fields: dict[str, Any] = {

@@ -48,7 +48,7 @@ FOLDER, DATABASE, ONE_PHASE = "FolderJournal", "DatabaseJournal", "OnePhase"
 POWER = {"PowerCuts": "1"}
 TWO_TRIES = {"Attempt": "AttemptsOfTwo", "RM": "{r1}", "Mortal": "{1}"}
 OWN_PASSES = {"Recoverers": "{1}"}
-THREE = {"Proc": "{1, 2, 3}", "Recoverers": "{2, 3}", "Mortal": "{1, 2}"}
+LOST_END = {**POWER, "Recoverers": "{1, 2}"}
 
 RULES = (
     Rule("VoteDurable", FOLDER, "A3, A7: a vote is durable before it is sent"),
@@ -67,7 +67,7 @@ RULES = (
     Rule("ClaimTheId", FOLDER, "C7, O56: one attempt at a time", TWO_TRIES),
     Rule("EndAfterAcks", FOLDER, "O28: End when every branch has acknowledged"),
     Rule("EvidenceOutlivesRecord", FOLDER, "DESIGN 3: evidence outlives its record"),
-    Rule("EndForcedFirst", FOLDER, "ARCHITECTURE: evidence goes when End is certainly on disk", POWER),
+    Rule("EndForcedFirst", FOLDER, "ARCHITECTURE: evidence goes when End is certainly on disk", LOST_END),
     Rule("NotFoundIsAQuestion", FOLDER, "O19: not found is a question; evidence answers it"),
     Rule("KeepBeforePresuming", DATABASE, "O34: nobody presumes abort before he is the keeper"),
     Rule("KeeperBars", DATABASE, "O54: no Commit of an incarnation that another one keeps"),
