@@ -262,11 +262,17 @@ FindEvidence(p, b) ==
 \* does such a thing here: it may never happen. Rule NotFoundIsAQuestion dropped: the evidence is not looked at.
 Absent(b) == unit[b] # "prepared" /\ (b \in evidence => ~ Keeps("NotFoundIsAQuestion"))
 
-RaiseAlarm(p, b) ==
+\* `open`: the record has not ended until now. Evidence outlives its record and no longer: of a record that another pass
+\* has ended, all branches having acknowledged, absent evidence proves nothing. Rule AlarmOnlyWhileOpen dropped: it is
+\* not asked. (The code once did not ask. This specification found it.)
+Conclusive(open) == Keeps("AlarmOnlyWhileOpen") => open
+
+MissEvidenceAtOnce(p, b, open) ==
   /\ b \in asks[p]
   /\ Absent(b)
-  /\ alarm' = TRUE
-  /\ UNCHANGED <<unit, evidence, msgs, up, phase, votes, told, acks, asks, pass>>
+  /\ asks' = [asks EXCEPT ![p] = @ \ {b}]
+  /\ alarm' = (alarm \/ Conclusive(open))
+  /\ UNCHANGED <<unit, evidence, msgs, up, phase, votes, told, acks, pass>>
 
 \* Evidence goes in batches, at the end of a pass over its database. The journals say which nobody can ask for any more.
 MayClean(p, r) ==

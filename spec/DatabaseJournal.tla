@@ -256,7 +256,10 @@ Confirm(p, b) ==
   /\ b \in doubt[p]
   /\ doubt' = [doubt EXCEPT ![p] = @ \ {b}]
   /\ asks' = [asks EXCEPT ![p] = @ \ {b}]
-  /\ alarm' = (alarm \/ Lives(p) \/ ~ Keeps("ConfirmAbsence"))
+  /\ LET isKept == Lives(p) \/ ~ Keeps("ConfirmAbsence")
+         isMine == Owner(b[1]) = p /\ phase[b[1]] = "committing"  \* its coordinator at work: recovery asks the journal
+         open == isMine \/ \E row \in Unended : row.attempt = b[1] /\ keeper[Owner(b[1])] = p
+     IN alarm' = (alarm \/ (isKept /\ Conclusive(open)))
   /\ UNCHANGED <<unit, evidence, msgs, up, phase, votes, told, acks, pass, records, keeper, inserts, verdict, decided>>
 
 \* Evidence outlives its record. Rule EvidenceOutlivesRecord dropped: when all branches have acknowledged.

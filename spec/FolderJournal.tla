@@ -204,6 +204,11 @@ LookRecords(p, r) ==
      IN LearnRecords(p, r, {Record(c.attempt, c.rms) : c \in mine}, {c.attempt : c \in others \ written[p]})
   /\ UNCHANGED <<unit, evidence, msgs, up, phase, votes, told, acks, asks, alarm, folderVars>>
 
+\* Neither a branch nor its evidence. A death is proven here, so that nobody else has cleaned up for us.
+MissEvidence(p, b) ==
+  /\ MissEvidenceAtOnce(p, b, \E c \in Unended(written[p] \union Noted(p)) : c.attempt = b[1])
+  /\ UNCHANGED folderVars
+
 \* A dead process's file is removed when all of it is forced elsewhere. Rule ClearAfterForce dropped: when it is copied.
 ClearAway(p, q) ==
   /\ p # q
@@ -254,7 +259,7 @@ AtProcess(p) ==
                    \/ \E a \in Attempt : \/ Idle(FinishCommit(p, r, a))
                                          \/ Idle(SendCommit(p, r, a))
                                          \/ Idle(FinishAbort(p, r, a))
-  \/ \E b \in Branch : Idle(FindEvidence(p, b)) \/ Idle(RaiseAlarm(p, b)) \/ Clean(p, b)
+  \/ \E b \in Branch : Idle(FindEvidence(p, b)) \/ MissEvidence(p, b) \/ Clean(p, b)
   \/ \E record \in Records : End(p, record)
   \/ \E q \in Proc : Inherit(p, q) \/ ClearAway(p, q)
 

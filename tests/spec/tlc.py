@@ -78,12 +78,13 @@ def check(
         for file, text in (extra or {}).items():
             (folder / file).write_text(text)
         text = (SPEC / config).read_text()
-        for constant, value in (constants or {}).items():
+        chosen = dict(constants or {})
+        if chosen.pop("SYMMETRY", "") or "," not in chosen.get("RM", ","):  # one has none: a stack trace says so
+            text = text.replace("SYMMETRY Symmetry\n", "")
+        for constant, value in chosen.items():
             text, count = re.subn(rf"(?m)^(\s*){constant} (=|<-) .*$", rf"\g<1>{constant} \g<2> {value}", text)
             if not count:
                 raise RuntimeError(f"{config} has no constant {constant}")
-        if "RM" in (constants or {}) and "," not in (constants or {})["RM"]:
-            text = text.replace("SYMMETRY Symmetry\n", "")  # one has none, and TLC says so with a stack trace
         (folder / "check.cfg").write_text(text)
         began = time.perf_counter()
         output = _run(folder, module, workers, seconds_max)
