@@ -24,7 +24,7 @@ def rule(function: Rule) -> Rule:
 def corrupted(traces: Sequence[Trace], *, each: int, seed: int = 1) -> Iterator[tuple[str, Trace]]:
     """At most `each` corrupted traces by every rule, with the rule's name."""
     for name, break_it in RULES.items():
-        chance = random.Random(f"{seed}/{name}")  # noqa: S311  # it must repeat
+        chance = random.Random(f"{seed}/{name}")  # it must repeat
         made = 0
         for trace in chance.sample(list(traces), len(traces)):
             broken = break_it(list(trace.actions), chance)
@@ -276,8 +276,10 @@ def scan_overlooks_a_branch(actions: list[Action], chance: random.Random) -> lis
 def scan_shows_what_is_not_there(actions: list[Action], chance: random.Random) -> list[Action] | None:
     """A branch that had ended is found prepared."""
     number = _find(actions, "scan", attempts=())
-    begun = [action.a for action in actions[: number or 0] if action.e == "phase two" and action.r == actions[number or 0].r]
-    return _change(actions, number, attempts=(begun[0],)) if begun else None
+    if number is None:
+        return None
+    ended = [one.a for one in actions[:number] if one.e == "phase two" and one.r == actions[number].r]
+    return _change(actions, number, attempts=(ended[0],)) if ended else None
 
 
 @rule
@@ -306,7 +308,8 @@ def recovery_acts_without_looking(actions: list[Action], chance: random.Random) 
         number = _find(actions, what)
         if number is not None:
             looks = [
-                n for n, one in enumerate(actions[:number])
+                n
+                for n, one in enumerate(actions[:number])
                 if one.e == "looked" and (one.p, one.r) == (actions[number].p, actions[number].r)
             ]
             return _drop(actions, looks[-1])

@@ -2,7 +2,7 @@
 
 A trace tells what happened to one transaction: at its coordinators, at its branches, in the journal, and in every
 pass of recovery that saw it. What happened to others is left out, and so is what nobody came to know (an answer that
-was lost). Processes are numbered in the order in which they started. Not for: recording (recorder.py), or TLA+ (tlc.py).
+was lost). Processes are numbered in the order in which they started. Not for: recording (recorder.py), TLA+ (tlc.py).
 """
 
 from __future__ import annotations
@@ -191,10 +191,9 @@ class _History:
     def _of_attempt(self, event: Event, key: Key) -> Iterator[Action]:
         a = self.numbers[key.attempt]
         takes_part = event.resource in self.attempts[key].parts
-        if event.what in ("ask begin", "decide", "told"):
-            if key not in self.begun:
-                self.begun.add(key)
-                yield Action("begin", a=a, names=tuple(sorted(self.attempts[key].parts)))
+        if event.what in ("ask begin", "decide", "told") and key not in self.begun:
+            self.begun.add(key)
+            yield Action("begin", a=a, names=tuple(sorted(self.attempts[key].parts)))
         if event.what == "decide":
             yield Action("decide", a=a, names=tuple(sorted(event.names)))
         elif event.what in ("accepted", "refused"):

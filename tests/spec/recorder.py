@@ -74,6 +74,7 @@ class Recorder:
     """What a server does at this moment."""
     _working: dict[tuple[str, Identifier], Work] = field(default_factory=dict)
     """The branch that began last under an identifier: one that could not begin on one connection does on the next."""
+    _aborts: dict[tuple[str, Identifier], Event] = field(default_factory=dict)
     _kept: list[Any] = field(default_factory=list)
 
     def note(self, what: str, process: Journal | None = None, **fields: Any) -> Event:
@@ -147,9 +148,7 @@ class Recorder:
             identifier = _about(session, args)
             key = None if identifier is None else identifier.key
             commit_ = bool(options.get("commit", method == "commit"))
-            event = self.note(
-                f"ask {method}", journal, key=key, resource=name, in_pass=self._in_pass, commit=commit_
-            )
+            event = self.note(f"ask {method}", journal, key=key, resource=name, in_pass=self._in_pass, commit=commit_)
             request = Request(method, journal, name, key, self._in_pass, commit_, event)
             self._requests[id(session)] = request
             self._kept.append(session)
@@ -182,7 +181,7 @@ class Recorder:
             finally:
                 self._doing = outer
             if method == "begin" and session.work is not None and session.work.identifier is not None:
-                self._working[server.name, session.work.identifier] = session.work
+                self._begun(server.name, session.work)
             self._effect(request, before, result)
             return result
 
@@ -215,11 +214,21 @@ class Recorder:
         patched: Any = server
         patched.perform, patched._end, patched.restart, patched.drop_evidence = performed, ended, restarted, dropped
 
+    def _begun(self, resource: str, work: Work) -> None:
+        assert work.identifier is not None
+        self._working[resource, work.identifier] = work
+        before = self._aborts.pop((resource, work.identifier), None)
+        if before is not None:
+            before.what = "void"
+
     def _ended(self, resource: str, work: Work, commit: bool) -> None:
         """The server is told of a lost connection, and restarts: what was aborted may be aborted again."""
         assert work.identifier is not None
-        if commit or self._working.pop((resource, work.identifier), None) is work:
-            self.note("committed" if commit else "aborted", key=work.identifier.key, resource=resource)
+        where = (resource, work.identifier)
+        if commit:
+            self.note("committed", key=work.identifier.key, resource=resource)
+        elif self._working.pop(where, None) is work:
+            self._aborts[where] = self.note("aborted", key=work.identifier.key, resource=resource)
 
     def _effect(self, request: Request, before: Work | None, result: Any) -> None:
         fields: dict[str, Any] = {

@@ -19,11 +19,10 @@ class Model:
     module: str
     config: str
     constants: Mapping[str, str] = field(default_factory=dict)
+    expected: str = "green"
 
     def check(self, *, workers: int = 1, seconds_max: float = 900) -> Result:
-        return check(
-            self.module, self.config, constants=self.constants, workers=workers, seconds_max=seconds_max
-        )
+        return check(self.module, self.config, constants=self.constants, workers=workers, seconds_max=seconds_max)
 
 
 @dataclass(frozen=True)
@@ -38,13 +37,12 @@ class Rule:
     def check(self, *, workers: int = 1, seconds_max: float = 900) -> Result:
         """Without the rule."""
         constants = {**self.constants, "Dropped": f'{{"{self.name}"}}'}
-        return check(
-            self.module, f"{self.module}.cfg", constants=constants, workers=workers, seconds_max=seconds_max
-        )
+        return check(self.module, f"{self.module}.cfg", constants=constants, workers=workers, seconds_max=seconds_max)
 
 
 FOLDER, DATABASE, OVERTAKEN = "FolderJournal", "DatabaseJournal", "Overtaken"
 
+ONE = {"RM": "{r1}"}
 POWER = {"PowerCuts": "1"}
 DECIDER = {"Decider": "{r1}", "SYMMETRY": "None"}
 QUICK = (
@@ -55,6 +53,8 @@ QUICK = (
 )
 TWO_TRIES = {"Attempt": "AttemptsOfTwo", "RM": "{r1}", "Mortal": "{1}"}
 OWN_PASSES = {"Recoverers": "{1}"}
+BOTH = {"Recoverers": "{1, 2}", **ONE}
+INTERRUPTED = {"Interrupts": "TRUE", **OWN_PASSES}
 LOST_END = {**POWER, "Recoverers": "{1, 2}", "RM": "{r1}"}
 
 RULES = (
@@ -73,7 +73,7 @@ RULES = (
     Rule("NewIncarnation", FOLDER, "ids.py: an incarnation is never used twice", {"RM": "{r1}"}),
     Rule("ClaimTheId", FOLDER, "C7, O56: one attempt at a time", TWO_TRIES),
     Rule("EndAfterAcks", FOLDER, "O28: End when every branch has acknowledged"),
-    Rule("EvidenceOutlivesRecord", FOLDER, "DESIGN 3: evidence outlives its record"),
+    Rule("EvidenceOutlivesRecord", FOLDER, "DESIGN 3: evidence outlives its record", BOTH),
     Rule("EndForcedFirst", FOLDER, "ARCHITECTURE: evidence goes when End is certainly on disk", LOST_END),
     Rule("NotFoundIsAQuestion", FOLDER, "O19: not found is a question; evidence answers it"),
     Rule("AlarmOnlyWhileOpen", OVERTAKEN, "recovery.py: absent evidence proves nothing of a record that has ended"),
@@ -81,20 +81,25 @@ RULES = (
     Rule("KeeperBars", DATABASE, "O54: no Commit of an incarnation that another one keeps"),
     Rule("ShareLock", DATABASE, "O54: the INSERT holds its incarnation's row until it has ended"),
     Rule("AbortBarsCommit", DATABASE, "O46: after an Abort under its key a Commit is refused"),
-    Rule("OneCommit", DATABASE, "O47, O56: of all attempts one commits", TWO_TRIES),
+    Rule("OneCommit", DATABASE, "O47, O56: of all attempts one commits", {**TWO_TRIES, "Recoverers": "{}"}),
     Rule("AbortSettles", DATABASE, "O46: a lost reply is settled by Abort, never assumed"),
     Rule("AbortStays", DATABASE, "O54: an Abort is removed only when its incarnation is barred"),
-    Rule("ConfirmAbort", DATABASE, "O46: an accepted Abort proves nothing to who was taken over"),
-    Rule("ConfirmAbsence", DATABASE, "Journal.confirm: absent evidence proves nothing to who was taken over"),
-    Rule("EvidenceOutlivesRecord", DATABASE, "DESIGN 3: evidence outlives its record"),
-    Rule("EndAfterAcks", DATABASE, "O28: End when every branch has acknowledged"),
+    Rule("ConfirmAbort", DATABASE, "O46: an accepted Abort proves nothing to who was taken over", ONE),
+    Rule("ConfirmAbsence", DATABASE, "Journal.confirm: absent evidence proves nothing to who was taken over", ONE),
+    Rule("EvidenceOutlivesRecord", DATABASE, "DESIGN 3: evidence outlives its record", BOTH),
+    Rule("EndAfterAcks", DATABASE, "O28: End when every branch has acknowledged", ONE),
 )
 
 MODELS = (
     Model("atomic commit", "AtomicCommit", "AtomicCommit.cfg"),
     Model("folder: a process dies, another recovers", FOLDER, "FolderJournal.cfg"),
     Model("folder: power cuts", FOLDER, "FolderJournal.cfg", POWER),
-    Model("folder: interrupted, and recovered by itself", FOLDER, "FolderJournal.cfg", {"Interrupts": "TRUE", **OWN_PASSES}),
+    Model(
+        "folder: interrupted, and recovered by itself",
+        FOLDER,
+        "FolderJournal.cfg",
+        {"Interrupts": "TRUE", **OWN_PASSES},
+    ),
     Model("folder: every vote", FOLDER, "FolderJournal.cfg", {"Votes": '{"yes", "no", "readonly"}'}),
     Model("folder: two attempts", FOLDER, "FolderJournal.cfg", TWO_TRIES),
     Model("folder: End is lost", FOLDER, "FolderJournal.cfg", LOST_END),
