@@ -244,8 +244,9 @@ def _told(outcome: Outcome, smaller: Outcome | None, options: Options) -> Group:
     from syncpoint.simulation.sweep import replay
 
     commits = outcome.counts.get("transactions ok", 0)
+    where = f"{outcome.workload}, journal: {outcome.journal}"
     parts = [
-        f"seed {outcome.seed}: {outcome.workload}, journal: {outcome.journal}, {commits} commits, hash {outcome.digest}",
+        f"seed {outcome.seed}: {where}, {commits} commits, hash {outcome.digest}",
         *(f"  fault {fault}" for fault in outcome.plan),
         *(f"VIOLATION: {violation}" for violation in outcome.violations),
     ]

@@ -7,7 +7,7 @@ from functools import partial
 from typing import Any
 
 from syncpoint.ids import Attempt, Incarnation, TransactionId
-from syncpoint.journal import folder, head, opening
+from syncpoint.journal import folder, gathering, head, opening
 from syncpoint.journal.claims import Claims, TransactionClaim
 from syncpoint.journal.folder import FolderJournal
 from syncpoint.journal.head import Paths
@@ -221,7 +221,7 @@ MUTANTS: tuple[Mutant, ...] = (
         "take over without copying",
         "what was read is forced again before it is used (O59)",
         "journal/gathering.py",
-        lambda: put(folder.gathering, "copies", _copy_nothing),
+        lambda: put(gathering, "copies", _copy_nothing),
         journal="folder",
         kinds=_DISK,
     ),
