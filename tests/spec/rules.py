@@ -40,7 +40,7 @@ class Rule:
         return check(self.module, f"{self.module}.cfg", constants=constants, workers=workers, seconds_max=seconds_max)
 
 
-FOLDER, DATABASE, OVERTAKEN = "FolderJournal", "DatabaseJournal", "Overtaken"
+FOLDER, DATABASE, OVERTAKEN, ONE_PHASE = "FolderJournal", "DatabaseJournal", "Overtaken", "OnePhase"
 
 ONE = {"RM": "{r1}"}
 POWER = {"PowerCuts": "1"}
@@ -49,6 +49,7 @@ QUICK = (
     "atomic commit",
     "folder: a process dies, another recovers",
     "folder: two attempts",
+    "one phase, and settled",
     "database: decided in a branch",
 )
 TWO_TRIES = {"Attempt": "AttemptsOfTwo", "RM": "{r1}", "Mortal": "{1}"}
@@ -88,6 +89,11 @@ RULES = (
     Rule("ConfirmAbsence", DATABASE, "Journal.confirm: absent evidence proves nothing to who was taken over", ONE),
     Rule("EvidenceOutlivesRecord", DATABASE, "DESIGN 3: evidence outlives its record", BOTH),
     Rule("EndAfterAcks", DATABASE, "O28: End when every branch has acknowledged", ONE),
+    Rule("BarredCommitFails", ONE_PHASE, "O20: a one-phase commit whose key is barred fails"),
+    Rule("SettleBars", ONE_PHASE, "O20: settling writes the evidence key, it does not only look"),
+    Rule("BarringStays", ONE_PHASE, "ARCHITECTURE: barring evidence stays for ever"),
+    Rule("ConfirmSettled", ONE_PHASE, "O20: an absent key proves nothing to who was taken over"),
+    Rule("UnsettledIsUnfinished", ONE_PHASE, "core.py: what is unsettled keeps its evidence"),
 )
 
 MODELS = (
@@ -107,6 +113,7 @@ MODELS = (
     Model("database: dies", DATABASE, "DatabaseJournal.cfg", {"Mortal": "{1}"}),
     Model("database: decided in a branch", DATABASE, "DatabaseJournal.cfg", DECIDER),
     Model("database: two attempts", DATABASE, "DatabaseJournal.cfg", TWO_TRIES),
+    Model("one phase, and settled", ONE_PHASE, "OnePhase.cfg"),
     Model("folder: overtaken by another's cleaning", OVERTAKEN, "Overtaken.cfg"),
 )
 """What must be green. The first of each module are small enough for every test run; all of them take minutes."""
