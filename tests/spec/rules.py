@@ -48,7 +48,6 @@ DECIDER = {"Decider": "{r1}", "SYMMETRY": "None"}
 QUICK = (
     "atomic commit",
     "folder: a process dies, another recovers",
-    "folder: two attempts",
     "one phase, and settled",
     "database: decided in a branch",
 )

@@ -5,6 +5,9 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 
+import pytest
+
+from syncpoint.simulation.mutants import MUTANTS
 from tests.spec.corruption import RULES, corrupted
 from tests.spec.histories import Action, Trace
 from tests.spec.simulated import record_seed
@@ -45,6 +48,14 @@ def test_corrupted_traces_are_rejected() -> None:
     assert not verdicts.accepted, "\n".join(map(str, verdicts.accepted))
     assert len(verdicts.rejected) >= CORRUPTED_MIN
     assert len({name for name, _ in broken}) >= len(RULES) - 5, "hardly any rule found a trace to break"
+
+
+@pytest.mark.parametrize("mutant", ["recover what living processes work on", "end without acknowledgement"])
+def test_traces_of_a_mutant_are_rejected(mutant: str) -> None:
+    """What is recorded is enough to see a bug of the real code, though nothing came of it in this seed."""
+    with MUTANTS[mutant].patch():
+        traces = record_seed(1)
+    assert validate(traces).rejected
 
 
 def test_it_is_told_where_a_trace_goes_wrong() -> None:

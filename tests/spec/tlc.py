@@ -21,7 +21,7 @@ SPEC = Path(__file__).parents[2] / "spec"
 _COUNT = re.compile(r"(\d+) states generated, (\d+) distinct states found")
 _REACHED = re.compile(r'<<"reached", (\d+), (\d+)>>')
 _BROKEN = re.compile(
-    r"(?:Invariant (\w+) is violated|Action property .*? is violated|Temporal properties were violated)"
+    r"Invariant (\w+) is violated|(Action property) .*? is violated|(Temporal properties) were violated"
 )
 
 
@@ -111,7 +111,7 @@ def _read(module: str, config: str, output: str, seconds: float) -> Result:
     finished = "Model checking completed. No error has been found." in output
     if not broken and not finished:
         raise RuntimeError(f"TLC could not check {module} with {config}:\n{output[-6000:]}")
-    words = {"Action property": "Refines", "Temporal propert": "Settles"}
+    words = {"Action property": "Refines", "Temporal properties": "Settles"}
     violated = "" if broken is None else next(words.get(found, found) for found in broken.groups() if found)
     return Result(module, config, int(counts[-1][1]) if counts else 0, seconds, violated, output)
 
