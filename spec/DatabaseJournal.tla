@@ -222,13 +222,14 @@ ForgetAbort(a) ==
 (* Recovery. *)
 
 \* Every branch has acknowledged. With an id the record stays, marked; else it goes. Rule EndAfterAcks dropped: some.
+\* Rule CommittedIdsStay dropped: it goes in any case, and another attempt may commit (C7, C8).
 End(p, row) ==
   /\ up[p] = "up"
   /\ row \in Unended
   /\ keeper[Owner(row.attempt)] = p
   /\ Owner(row.attempt) = p => phase[row.attempt] \notin Live
   /\ Keeps("EndAfterAcks") => {<<row.attempt, r>> : r \in row.rms} \subseteq acks[p]
-  /\ records' = (records \ {row}) \union (IF Kept THEN {[row EXCEPT !.ended = TRUE]} ELSE {})
+  /\ records' = (records \ {row}) \union (IF Kept /\ Keeps("CommittedIdsStay") THEN {[row EXCEPT !.ended = TRUE]} ELSE {})
   /\ acks' = [acks EXCEPT ![p] = {b \in @ : b[1] # row.attempt}]
   /\ UNCHANGED <<unit, evidence, msgs, up, phase, votes, told, asks, pass, alarm, keeper, inserts, verdict, doubt, decided>>
 

@@ -57,6 +57,9 @@ BOTH = {"Recoverers": "{1, 2}", **ONE}
 INTERRUPTED = {"Interrupts": "TRUE", **OWN_PASSES}
 LOST_END = {**POWER, "Recoverers": "{1, 2}", "RM": "{r1}"}
 
+TWO_TRIES_KEPT = {**TWO_TRIES, "Kept": "TRUE"}
+RIVALS = {**TWO_TRIES_KEPT, "Recoverers": "{}", "Mortal": "{}"}
+
 RULES = (
     Rule("VoteDurable", FOLDER, "A3, A7: a vote is durable before it is sent"),
     Rule("AllVoteYes", FOLDER, "A9: no commit unless all have voted yes", {"Votes": '{"yes", "no"}'}),
@@ -81,7 +84,8 @@ RULES = (
     Rule("KeeperBars", DATABASE, "O54: no Commit of an incarnation that another one keeps"),
     Rule("ShareLock", DATABASE, "O54: the INSERT holds its incarnation's row until it has ended"),
     Rule("AbortBarsCommit", DATABASE, "O46: after an Abort under its key a Commit is refused"),
-    Rule("OneCommit", DATABASE, "O47, O56: of all attempts one commits", {**TWO_TRIES, "Recoverers": "{}"}),
+    Rule("OneCommit", DATABASE, "O47, O56: of all attempts one commits", RIVALS),
+    Rule("CommittedIdsStay", DATABASE, "C7, C8: with an id the record stays when it has ended", RIVALS),
     Rule("AbortSettles", DATABASE, "O46: a lost reply is settled by Abort, never assumed"),
     Rule("AbortStays", DATABASE, "O54: an Abort is removed only when its incarnation is barred"),
     Rule("ConfirmAbort", DATABASE, "O46: an accepted Abort proves nothing to who was taken over", ONE),
@@ -111,7 +115,7 @@ MODELS = (
     Model("database: taken for dead, wakes", DATABASE, "DatabaseJournal.cfg"),
     Model("database: dies", DATABASE, "DatabaseJournal.cfg", {"Mortal": "{1}"}),
     Model("database: decided in a branch", DATABASE, "DatabaseJournal.cfg", DECIDER),
-    Model("database: two attempts", DATABASE, "DatabaseJournal.cfg", TWO_TRIES),
+    Model("database: two attempts", DATABASE, "DatabaseJournal.cfg", TWO_TRIES_KEPT),
     Model("one phase, and settled", ONE_PHASE, "OnePhase.cfg"),
     Model("folder: overtaken by another's cleaning", OVERTAKEN, "Overtaken.cfg"),
 )
