@@ -57,8 +57,7 @@ BOTH = {"Recoverers": "{1, 2}", **ONE}
 INTERRUPTED = {"Interrupts": "TRUE", **OWN_PASSES}
 LOST_END = {**POWER, "Recoverers": "{1, 2}", "RM": "{r1}"}
 
-TWO_TRIES_KEPT = {**TWO_TRIES, "Kept": "TRUE"}
-RIVALS = {**TWO_TRIES_KEPT, "Recoverers": "{}", "Mortal": "{}"}
+RIVALS = {**TWO_TRIES, "Kept": "TRUE", "Recoverers": "{}", "Mortal": "{}"}
 
 RULES = (
     Rule("VoteDurable", FOLDER, "A3, A7: a vote is durable before it is sent"),
@@ -115,7 +114,7 @@ MODELS = (
     Model("database: taken for dead, wakes", DATABASE, "DatabaseJournal.cfg"),
     Model("database: dies", DATABASE, "DatabaseJournal.cfg", {"Mortal": "{1}"}),
     Model("database: decided in a branch", DATABASE, "DatabaseJournal.cfg", DECIDER),
-    Model("database: two attempts", DATABASE, "DatabaseJournal.cfg", TWO_TRIES_KEPT),
+    Model("database: two attempts at once", DATABASE, "DatabaseJournal.cfg", RIVALS),
     Model("one phase, and settled", ONE_PHASE, "OnePhase.cfg"),
     Model("folder: overtaken by another's cleaning", OVERTAKEN, "Overtaken.cfg"),
 )
