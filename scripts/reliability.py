@@ -128,7 +128,7 @@ PARTS = (
         (f"{BIN}/python", "-m", "syncpoint.simulation.model", "--mutants", "--json"),
         model_rows,
     ),
-    Part("spec", "Specification", (f"{BIN}/python", "-m", "tests.spec", "--json"), spec_rows),
+    Part("spec", "Specification", (f"{BIN}/python", "-m", "tests.spec.run", "--json"), spec_rows),
     Part("disks", "Disks", ("scripts/disks.sh",), disks_rows),
     Part("crash", "Real databases", ("scripts/crash.sh",), crash_rows, into="SYNCPOINT_CRASH_FIGURES"),
     Part("demo", "Under load", (f"{BIN}/syncpoint", "demo", "transfer", "--json"), demo_rows),
