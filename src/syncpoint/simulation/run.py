@@ -22,6 +22,7 @@ from syncpoint.simulation import faults
 from syncpoint.simulation.database import Habits, SimDatabase, SimResource
 from syncpoint.simulation.faults import KINDS, Fault, Scene
 from syncpoint.simulation.host import Application, Host
+from syncpoint.simulation.journals import DatabaseJournals
 from syncpoint.simulation.network import Network
 from syncpoint.simulation.workloads import WORKLOADS
 from syncpoint.simulation.workloads.base import Workload
@@ -34,6 +35,7 @@ AFTER_S = 5.0
 LOOK_S = 0.5
 FAULTS = (3, 14)
 JOURNAL = "/journal"
+JOURNALS = ("folder", "database", "bank")
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,6 +45,7 @@ class Options:
     workload: str | None = None
     """None: drawn from the seed."""
     journal: str | None = None
+    """"folder"; "database": one that takes no part; "bank": in the database of that name; None: drawn."""
     kinds: tuple[str, ...] = tuple(KINDS)
     only: tuple[int, ...] | None = None
     """Of the seed's plan, only the faults of these numbers."""
@@ -75,18 +78,26 @@ class Seed:
         self.world = World(number, keep_events=options.keep_events)
         self.chance = self.world.stream("cast")
         self.workload_name = options.workload or self.chance.choice(sorted(WORKLOADS))
-        self.journal_name = options.journal or self.chance.choice(["folder"])
+        self.journal_name = options.journal or self.chance.choice(JOURNALS)
         self.network = Network(self.world)
         self.timeout_s = self.chance.choice([2.0, 5.0, 10.0])
         self.segment_bytes = self.chance.choice([4_000, 20_000, 1_000_000])
         kind = WORKLOADS[self.workload_name]
         self.databases = {name: self._database(name) for name in kind.names}
         self.workload: Workload = kind(self.world, self.databases)
-        self.hosts = [Host(self.world, f"host{number}") for number in range(1)]
+        self.servers = dict(self.databases)
+        self.journals: DatabaseJournals | None = None
+        if self.journal_name != "folder":
+            if self.journal_name not in self.servers:
+                self.servers[self.journal_name] = self._database(self.journal_name)
+            self.journals = DatabaseJournals(self.world, self.network, self.servers[self.journal_name])
+        # A folder's processes share a machine.
+        hosts = 1 if self.journals is None else self.chance.randint(1, 3)
+        self.hosts = [Host(self.world, f"host{number}") for number in range(hosts)]
         for host in self.hosts:
-            for index in range(self.chance.randint(2, 3)):
+            for index in range(self.chance.randint(2, 3) if hosts == 1 else self.chance.randint(1, 2)):
                 self._application(host, f"app{index}")
-        self.scene = Scene(self.world, self.network, self.hosts, list(self.databases.values()))
+        self.scene = Scene(self.world, self.network, self.hosts, list(self.servers.values()))
 
     def _database(self, name: str) -> SimDatabase:
         habits = Habits(holds_prepared=self.chance.random() < 0.3, slow_commits=self.chance.random() < 0.15)
@@ -104,6 +115,8 @@ class Seed:
         )
 
     def _journal(self, application: Application) -> Journal:
+        if self.journals is not None:
+            return self.journals.journal(application)
         assert application.disk is not None
         assert application.process is not None
         return FolderJournal(
@@ -152,8 +165,10 @@ class Seed:
         self.world.note("run", "everything is healed")
         self.workload.is_over = True
         self.network.mend_all()
-        for database in self.databases.values():
+        for database in self.servers.values():
             database.start()
+        if self.journals is not None:
+            self.journals.heal()
         for host in self.hosts:
             host.is_slow = False
             host.disk.full_at_bytes = host.disk.fail_force_at = None
@@ -173,7 +188,7 @@ class Seed:
 
     def _unsettled(self) -> list[str]:
         """What has not settled, seen from outside where it can be."""
-        left = []
+        left = [] if self.journals is None else self.journals.unsettled()
         for database in self.databases.values():
             in_doubt, locked = database.engine.in_doubt(), database.engine.locked()
             if in_doubt:

@@ -1,0 +1,63 @@
+"""The journal of a seed whose applications keep it in a database: how it is set up, and what is left in it.
+
+Not for: the server's tables (journal_rows.py), or the journal in a folder.
+"""
+
+from __future__ import annotations
+
+from syncpoint.journal.database import DatabaseJournal, Options
+from syncpoint.simulation.database import SimDatabase, SimResource
+from syncpoint.simulation.host import Application
+from syncpoint.simulation.journal_rows import Habits
+from syncpoint.simulation.journal_store import SimEarlyStore, SimStore
+from syncpoint.simulation.network import Network
+from syncpoint.simulation.world import World
+
+
+class DatabaseJournals:
+    """One journal, in the database `server`, for every application of a seed."""
+
+    def __init__(self, world: World, network: Network, server: SimDatabase) -> None:
+        chance = world.stream("journal")
+        self.network = network
+        self.server = server
+        self.habits = Habits(
+            early=chance.random() < 0.4,
+            stalls=chance.choice([0.0, 0.03, 0.15]),
+            pauses=chance.choice([0.0, 0.02, 0.1]),
+        )
+        self.rows = server.keep_journal(self.habits)
+        dead_after_s = chance.choice([0.6, 1.0, 2.0, 3.0])
+        self.options = Options(
+            heartbeat_s=dead_after_s / chance.choice([3, 6]),
+            dead_after_s=dead_after_s,
+            sessions_max=chance.choice([2, 4, 16]),
+        )
+
+    def __repr__(self) -> str:
+        return f"<DatabaseJournals {self.server.name} {self.habits} {self.options}>"
+
+    def journal(self, application: Application) -> DatabaseJournal:
+        """For one process."""
+        process = application.process
+        assert process is not None
+        resource = SimResource(
+            "journal", self.server, process, self.network, process.clock, application.random
+        )
+        store = (SimEarlyStore if self.habits.early else SimStore)(resource)
+        return DatabaseJournal(
+            store, clock=process.clock, random=application.random, process=process.name, options=self.options
+        )
+
+    def heal(self) -> None:
+        self.rows.heal()
+
+    def is_taken_over(self, incarnation: int) -> bool:
+        """Whether somebody has become its keeper: it was taken for dead, rightly or not."""
+        return not self.rows.lives(incarnation)
+
+    def unsettled(self) -> list[str]:
+        """What has not come to an end in it."""
+        left = self.rows.select("SELECT COUNT(*) FROM syncpoint.record WHERE once IS NOT NULL AND ended IS NULL")
+        count = left[0][0] if left else 0
+        return [f"{count} Commit records in the journal have not ended"] if count else []
