@@ -14,6 +14,7 @@ from typing import Any
 from syncpoint.errors import (
     AlreadyCommitted,
     ConnectionLost,
+    HeuristicHazard,
     HeuristicOutcome,
     JournalError,
     ManagerClosed,
@@ -94,6 +95,18 @@ def _commit(application: Application, work: Work, value: Any) -> Script[Reply]:
     except (OutcomePending, ManagerClosed, JournalError) as error:
         return Reply(Known.UNKNOWN, why=str(error))
     except HeuristicOutcome as error:
+        if _may_be_hazard(application, work, error):
+            world.count("one-phase commits that can never be told")
+            return Reply(Known.UNKNOWN, why=str(error))
         world.violation(f"nobody decided alone, and yet: {error}")
         return Reply(Known.UNKNOWN, why=str(error))
     return Reply(Known.OK, value if work.result is None else decode_result(work.result))
+
+
+def _may_be_hazard(application: Application, work: Work, error: HeuristicOutcome) -> bool:
+    """A commit in one phase whose reply was lost, of a process that was taken for dead: its evidence is not there, and
+    whoever took over may have cleaned it up. Nobody can tell any more, and the manager says so (`judge_settled`). That
+    is the only heuristic outcome that is nobody's fault, and only where death is guessed. (OutcomePending, which a
+    process taken for dead may say too, is an answer that every client must expect.)"""
+    is_lone = work.coordinator.lone_writer is not None
+    return is_lone and isinstance(error, HeuristicHazard) and application.is_taken_over(work.key.attempt.incarnation)

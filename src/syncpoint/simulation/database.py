@@ -196,7 +196,7 @@ class SimResource(MemoryResource):
         answer: Answer = yield self._ask("finish", session, lambda: self._finish(identifier, commit=commit))
         return answer
 
-    def decide(self, session: Session, statement: str) -> Script[Vote | Answer]:
+    def decide(self, session: Session, statement: Any) -> Script[Vote | Answer]:
         own = self._own(session)
         said: Vote | Answer = yield self._ask("decide", session, lambda: self.database.decide(own, statement))
         return said

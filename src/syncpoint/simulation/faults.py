@@ -61,7 +61,8 @@ Do = Callable[[Scene, Fault, random.Random], None]
 
 @dataclass(frozen=True, slots=True)
 class Kind:
-    """A kind of fault: what it is done to ("application", "host", "database", "link", "network"), for how long."""
+    """A kind of fault: what it is done to ("application", "host", "database", "link", "network", "journal"), and for
+    how long."""
 
     on: str
     do: Do
@@ -175,6 +176,42 @@ def _weather(scene: Scene, fault: Fault, chance: random.Random, *, spikes: float
     scene.world.after(fault.for_s, clear)
 
 
+# --- the journal's database ---------------------------------------------------------------------------------------
+
+
+def _server_drift(scene: Scene, fault: Fault, chance: random.Random) -> None:
+    for database in scene.databases:
+        if database.rows is not None:
+            clock = database.rows.clock
+            clock.drift(0.5 + fault.amount * 1.5)
+            scene.world.after(fault.for_s, partial(clock.drift, 1.0))
+
+
+def _server_step(scene: Scene, fault: Fault, chance: random.Random) -> None:
+    for database in scene.databases:
+        if database.rows is not None:
+            database.rows.clock.wall_step_s += (fault.amount - 0.5) * 40
+
+
+def _journal_cut(scene: Scene, fault: Fault, chance: random.Random) -> None:
+    """One host, or both directions of it, loses the journal alone."""
+    host = chance.choice(list(scene.hosts)).name
+    for database in scene.databases:
+        if database.rows is not None:
+            there = chance.random() < 0.7
+            pairs = [(host, database.name)] * there + [(database.name, host)] * (not there or chance.random() < 0.7)
+            for source, target in pairs:
+                scene.network.cut(source, target)
+                scene.world.after(fault.for_s, partial(scene.network.mend, source, target))
+
+
+def _journal_stall(scene: Scene, fault: Fault, chance: random.Random) -> None:
+    """Some connections to the journal stand still, while others go on: signs of life, or decisions."""
+    for database in scene.databases:
+        if database.rows is not None:
+            scene.network.stall(database.name, lambda connection: chance.random() < 0.1 + fault.amount / 2, fault.for_s)
+
+
 KINDS: Mapping[str, Kind] = {
     "kill": Kind("application", _kill),
     "kill-in-disk-operation": Kind("application", _kill_in_disk),
@@ -193,6 +230,10 @@ KINDS: Mapping[str, Kind] = {
     "drop-connections": Kind("network", _drop),
     "delay": Kind("network", partial(_weather, spikes=0.5), (1.0, 8.0)),
     "loss": Kind("network", partial(_weather, losses=0.06), (1.0, 8.0)),
+    "journal-clock-drift": Kind("journal", _server_drift, (2.0, 15.0)),
+    "journal-clock-step": Kind("journal", _server_step),
+    "journal-cut": Kind("journal", _journal_cut, (0.5, 6.0)),
+    "journal-stall": Kind("journal", _journal_stall, (0.3, 4.0)),
 }
 
 
@@ -200,6 +241,8 @@ def draw(
     chance: random.Random, scene: Scene, *, kinds: Sequence[str], faults_s: float, count: tuple[int, int]
 ) -> list[Fault]:
     """A seed's plan: some of `kinds`, some of their faults, in order of time."""
+    if not any(database.rows is not None for database in scene.databases):
+        kinds = [kind for kind in kinds if KINDS[kind].on != "journal"]
     chosen = [kind for kind in kinds if chance.random() < 0.5] or [chance.choice(list(kinds))]
     planned = []
     for _ in range(chance.randint(*count)):
@@ -210,12 +253,13 @@ def draw(
 
 
 def _fault(chance: random.Random, scene: Scene, number: int, at_s: float, kind: str) -> Fault:
-    targets = {
+    targets: dict[str, Callable[[], str]] = {
         "application": lambda: f"{(one := chance.choice(scene.applications)).host.name}/{one.name}",
         "host": lambda: chance.choice(list(scene.hosts)).name,
         "database": lambda: chance.choice(list(scene.databases)).name,
         "link": lambda: f"{chance.choice(list(scene.hosts)).name}>{chance.choice(list(scene.databases)).name}",
         "network": lambda: "network",
+        "journal": lambda: "journal",
     }
     for_s = chance.uniform(*KINDS[kind].for_s)
     return Fault(number, at_s, kind, targets[KINDS[kind].on](), for_s, chance.random())

@@ -108,6 +108,8 @@ class Application:
         """In how many disk operations it is to die."""
         self.is_serving = False
         self.stays_down = False
+        self.is_taken_over: Callable[[int], bool] = lambda incarnation: False
+        """Whether an incarnation was taken for dead while it lived: only a journal in a database guesses."""
         self._journal = journal
         self._resources = resources
         self._client = client

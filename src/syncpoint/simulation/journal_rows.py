@@ -197,7 +197,9 @@ class JournalRows:
     def lives(self, incarnation: int) -> bool:
         """Whether nobody has taken over from it, as far as is committed."""
         return bool(
-            self.select(f"SELECT 1 FROM syncpoint.incarnation WHERE incarnation = {incarnation} AND keeper = {incarnation}")
+            self.select(
+                f"SELECT 1 FROM syncpoint.incarnation WHERE incarnation = {incarnation} AND keeper = {incarnation}"
+            )
         )
 
     def heal(self) -> None:
@@ -213,7 +215,9 @@ class JournalRows:
         for table in TABLES.values():
             run(f"CREATE TABLE IF NOT EXISTS syncpoint.{table.name} ({table.definitions})")
             columns = {age: ", ".join(f'{age}."{column}"' for column in table.columns) for age in ("OLD", "NEW")}
-            took, put = (f"SELECT {word}('{table.name}', {columns[age]});" for word, age in (("took", "OLD"), ("put", "NEW")))
+            took, put = (
+                f"SELECT {word}('{table.name}', {columns[age]});" for word, age in (("took", "OLD"), ("put", "NEW"))
+            )
             for event, body in (("INSERT", put), ("UPDATE", took + put), ("DELETE", took)):
                 run(
                     f"CREATE TEMP TRIGGER IF NOT EXISTS {table.name}_{event} AFTER {event} ON syncpoint.{table.name} "
@@ -252,9 +256,7 @@ class JournalRows:
 
     # --- packets -------------------------------------------------------------------------------------------------
 
-    def submit(
-        self, statements: Sequence[str], what: str, *, durable: bool, branch: Branch | None = None
-    ) -> Promise:
+    def submit(self, statements: Sequence[str], what: str, *, durable: bool, branch: Branch | None = None) -> Promise:
         """Run these as one transaction; the promise is kept with what was `Said`. A server that crashes keeps none."""
         packet = Packet(statements, durable or self.habits.early, what, branch)
         self._open[packet] = None
@@ -378,11 +380,11 @@ class JournalRows:
         for (name, keys), (_, after) in writes.items():
             table = TABLES[name]
             which = " AND ".join(f'"{column}" = ?' for column in table.columns[: table.keys])
-            self._database.execute(f"DELETE FROM syncpoint.{name} WHERE {which}", keys)  # noqa: S608  # names of ours
+            self._database.execute(f"DELETE FROM syncpoint.{name} WHERE {which}", keys)  # names of ours
             if after is not None:
                 columns = ", ".join(f'"{column}"' for column in table.columns)
                 places = ", ".join("?" for _ in after)
-                self._database.execute(f"INSERT INTO syncpoint.{name} ({columns}) VALUES ({places})", after)  # noqa: S608
+                self._database.execute(f"INSERT INTO syncpoint.{name} ({columns}) VALUES ({places})", after)
 
     # --- what statements call ------------------------------------------------------------------------------------
 

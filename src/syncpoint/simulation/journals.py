@@ -5,7 +5,12 @@ Not for: the server's tables (journal_rows.py), or the journal in a folder.
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Iterator
+
+from syncpoint.journal import lazily
 from syncpoint.journal.database import DatabaseJournal, Options
+from syncpoint.records import Heuristic, decode_record
 from syncpoint.simulation.database import SimDatabase, SimResource
 from syncpoint.simulation.host import Application
 from syncpoint.simulation.journal_rows import Habits
@@ -33,6 +38,7 @@ class DatabaseJournals:
             dead_after_s=dead_after_s,
             sessions_max=chance.choice([2, 4, 16]),
         )
+        self.clean_period_s = chance.choice([0.4, 2.0, lazily.CLEAN_PERIOD_S])
 
     def __repr__(self) -> str:
         return f"<DatabaseJournals {self.server.name} {self.habits} {self.options}>"
@@ -41,9 +47,7 @@ class DatabaseJournals:
         """For one process."""
         process = application.process
         assert process is not None
-        resource = SimResource(
-            "journal", self.server, process, self.network, process.clock, application.random
-        )
+        resource = SimResource("journal", self.server, process, self.network, process.clock, application.random)
         store = (SimEarlyStore if self.habits.early else SimStore)(resource)
         return DatabaseJournal(
             store, clock=process.clock, random=application.random, process=process.name, options=self.options
@@ -61,3 +65,23 @@ class DatabaseJournals:
         left = self.rows.select("SELECT COUNT(*) FROM syncpoint.record WHERE once IS NOT NULL AND ended IS NULL")
         count = left[0][0] if left else 0
         return [f"{count} Commit records in the journal have not ended"] if count else []
+
+    def check(self) -> list[str]:
+        """What is wrong in it in the end: nobody has decided alone, so no branch ended otherwise than decided. What can
+        never be told (client.py says when) is listed too."""
+        notes = [decode_record(data) for (data,) in self.rows.select("SELECT data FROM syncpoint.note")]
+        return [
+            f"nobody decided alone, and yet it is recorded: {note!r}"
+            for note in notes
+            if isinstance(note, Heuristic)
+            and not (note.outcome == "HEURISTIC_HAZARD" and self.is_taken_over(note.key.attempt.incarnation))
+        ]
+
+    @contextlib.contextmanager
+    def hurried(self) -> Iterator[None]:
+        """While the seed runs, rows may be removed more often than real journals do."""
+        before, lazily.CLEAN_PERIOD_S = lazily.CLEAN_PERIOD_S, self.clean_period_s
+        try:
+            yield
+        finally:
+            lazily.CLEAN_PERIOD_S = before

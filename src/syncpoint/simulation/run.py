@@ -9,6 +9,7 @@ Not for: many seeds (sweep.py), making a failure smaller (shrink.py), or telling
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import random
 import time
@@ -104,7 +105,7 @@ class Seed:
         return SimDatabase(self.world, self.network, name, habits)
 
     def _application(self, host: Host, name: str) -> Application:
-        return Application(
+        application = Application(
             host,
             name,
             journal=self._journal,
@@ -113,6 +114,9 @@ class Seed:
             clients=self.chance.randint(1, 3),
             timeout_s=self.timeout_s,
         )
+        if self.journals is not None:
+            application.is_taken_over = self.journals.is_taken_over
+        return application
 
     def _journal(self, application: Application) -> Journal:
         if self.journals is not None:
@@ -140,6 +144,10 @@ class Seed:
 
     def run(self) -> tuple[Fault, ...]:
         """All phases; violations are in the world. Returns the plan."""
+        with contextlib.nullcontext() if self.journals is None else self.journals.hurried():
+            return self._run()
+
+    def _run(self) -> tuple[Fault, ...]:
         plan = self._plan()
         self.workload.setup()
         faults.arm(self.scene, plan)
@@ -150,7 +158,8 @@ class Seed:
         if not self._settles():
             self.world.violation(f"after {SETTLE_S:g} s without faults: {'; '.join(self._unsettled())}")
         self.world.run(self.world.now_s + AFTER_S)
-        for wrong in (*self._unsettled(), *self.workload.check()):
+        journal = [] if self.journals is None else self.journals.check()
+        for wrong in (*self._unsettled(), *self.workload.check(), *journal):
             self.world.violation(wrong)
         return plan
 
