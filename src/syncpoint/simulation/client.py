@@ -74,6 +74,8 @@ def transact(
         return Reply(Known.OK, error.result, again=True)
     except (TransactionRunning, JournalError, ManagerClosed, ConnectionLost) as error:
         return Reply(Known.FAILED, why=f"not begun: {error}")
+    if application.journals is not None and user_id is not None:
+        application.journals.claimed(user_id, application, work)
     try:
         value = yield from body(work)
         if user_id is not None:
@@ -108,5 +110,7 @@ def _may_be_hazard(application: Application, work: Work, error: HeuristicOutcome
     whoever took over may have cleaned it up. Nobody can tell any more, and the manager says so (`judge_settled`). That
     is the only heuristic outcome that is nobody's fault, and only where death is guessed. (OutcomePending, which a
     process taken for dead may say too, is an answer that every client must expect.)"""
-    is_lone = work.coordinator.lone_writer is not None
-    return is_lone and isinstance(error, HeuristicHazard) and application.is_taken_over(work.key.attempt.incarnation)
+    journals, is_lone = application.journals, work.coordinator.lone_writer is not None
+    if journals is None or not is_lone or not isinstance(error, HeuristicHazard):
+        return False
+    return journals.is_taken_over(work.key.attempt.incarnation)

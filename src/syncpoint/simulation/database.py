@@ -86,6 +86,8 @@ class SimDatabase:
             self.epoch += 1
             self._connections.clear()
             self.engine.restart()
+            if self.rows is not None:
+                self.rows.start()
 
     def gone(self, connection: Connection) -> None:
         """See `network.Server.gone`."""

@@ -236,13 +236,16 @@ KINDS: Mapping[str, Kind] = {
     "journal-stall": Kind("journal", _journal_stall, (0.3, 4.0)),
 }
 
+OF_A_FOLDER = {"kill-in-disk-operation", "force-fails", "disk-full", "disk-slow"}
+"""They hurt only whoever writes to the machine's own disk."""
+
 
 def draw(
     chance: random.Random, scene: Scene, *, kinds: Sequence[str], faults_s: float, count: tuple[int, int]
 ) -> list[Fault]:
     """A seed's plan: some of `kinds`, some of their faults, in order of time."""
-    if not any(database.rows is not None for database in scene.databases):
-        kinds = [kind for kind in kinds if KINDS[kind].on != "journal"]
+    in_database = any(database.rows is not None for database in scene.databases)
+    kinds = [kind for kind in kinds if (kind not in OF_A_FOLDER if in_database else KINDS[kind].on != "journal")]
     chosen = [kind for kind in kinds if chance.random() < 0.5] or [chance.choice(list(kinds))]
     planned = []
     for _ in range(chance.randint(*count)):

@@ -8,6 +8,7 @@ from __future__ import annotations
 import random
 from collections.abc import Callable, Sequence
 from functools import partial
+from typing import TYPE_CHECKING
 
 from syncpoint.errors import SyncpointError
 from syncpoint.journal.base import Journal
@@ -18,6 +19,9 @@ from syncpoint.simulation.runtime import Outcome, SimRuntime
 from syncpoint.simulation.world import SimRandom, World
 from syncpoint.steps import Done, Failed, Gather, Script, Wait
 from syncpoint.testing.disks import MemoryDisk, MemoryProcess
+
+if TYPE_CHECKING:
+    from syncpoint.simulation.journals import DatabaseJournals
 
 DISK_S = (0.0002, 0.002)
 SLOW_DISK_S = (0.02, 0.3)
@@ -108,8 +112,8 @@ class Application:
         """In how many disk operations it is to die."""
         self.is_serving = False
         self.stays_down = False
-        self.is_taken_over: Callable[[int], bool] = lambda incarnation: False
-        """Whether an incarnation was taken for dead while it lived: only a journal in a database guesses."""
+        self.journals: DatabaseJournals | None = None
+        """The journal of all applications, if it is in a database."""
         self._journal = journal
         self._resources = resources
         self._client = client

@@ -163,6 +163,14 @@ class JournalRows:
         self.clock = SimClock(world, offset_s=1_000_000.0)
         self.is_healed = False
         """No stalls and no pauses any more."""
+        self.dead_after_s = 3.0
+        """What the processes have agreed on, for the check of who judges whom."""
+        self.crashes = 0
+        self._away = (0.0, 0.0)
+        """From when until when it was down last."""
+        self._drawn_s: dict[int, float] = {}
+        self.taken: set[int] = set()
+        """Incarnations that were seen to be kept by others, even if a crash took that back."""
         self._guid = guid
         self._chance = world.stream(f"journal at {name}")
         self._open: dict[Packet, None] = {}
@@ -244,6 +252,12 @@ class JournalRows:
             if not packet.is_seen:
                 self._show(packet)
         self._log.clear()
+        self.crashes += 1
+        self._away = (self.world.now_s, self.world.now_s)
+
+    def start(self) -> None:
+        """It is back."""
+        self._away = (self._away[0], self.world.now_s)
 
     def flush(self) -> None:
         """Something else was forced in the same log: all that came before is on disk."""
@@ -346,8 +360,26 @@ class JournalRows:
     def _show(self, packet: Packet) -> None:
         packet.is_seen = True
         self._write(packet.writes)
+        for (table, _), (before, after) in packet.writes.items():
+            if table == "incarnation" and after is not None:
+                self._look_at(before, after)
         if packet.branch is not None:
             packet.take_back = packet.branch()
+
+    def _look_at(self, before: Values | None, after: Values) -> None:
+        """Nobody is taken for dead because the server was away: who was not heard of himself judges nobody for a while.
+        (Clocks run up to twice as fast. A process that has begun since knows of no outage.)"""
+        own, keeper = after[:2]
+        if keeper != own:
+            self.taken.add(own)
+        if before is None:
+            self._drawn_s[own] = self.world.now_s
+        elif before[1] == own and keeper not in (0, own):
+            down_s, up_s = self._away
+            is_new = self._drawn_s.get(keeper, 0.0) >= up_s
+            was_away = up_s - down_s > 2.5 * self.dead_after_s
+            if was_away and not is_new and self.world.now_s - up_s < 0.4 * self.dead_after_s:
+                self.world.violation(f"{keeper} took {own} for dead just after the journal's database was away")
 
     def _end(self, packet: Packet, trouble: Trouble = Trouble.NONE, error: Exception | None = None) -> None:
         del self._open[packet]

@@ -10,12 +10,14 @@ from collections.abc import Iterator
 
 from syncpoint.journal import lazily
 from syncpoint.journal.database import DatabaseJournal, Options
+from syncpoint.manager.transaction import Work
 from syncpoint.records import Heuristic, decode_record
 from syncpoint.simulation.database import SimDatabase, SimResource
 from syncpoint.simulation.host import Application
 from syncpoint.simulation.journal_rows import Habits
 from syncpoint.simulation.journal_store import SimEarlyStore, SimStore
 from syncpoint.simulation.network import Network
+from syncpoint.simulation.process import Process
 from syncpoint.simulation.world import World
 
 
@@ -24,6 +26,7 @@ class DatabaseJournals:
 
     def __init__(self, world: World, network: Network, server: SimDatabase) -> None:
         chance = world.stream("journal")
+        self.world = world
         self.network = network
         self.server = server
         self.habits = Habits(
@@ -38,6 +41,8 @@ class DatabaseJournals:
             dead_after_s=dead_after_s,
             sessions_max=chance.choice([2, 4, 16]),
         )
+        self.rows.dead_after_s = dead_after_s
+        self._claims: dict[str, tuple[Work, Process, int]] = {}
         self.clean_period_s = chance.choice([0.4, 2.0, lazily.CLEAN_PERIOD_S])
 
     def __repr__(self) -> str:
@@ -58,7 +63,18 @@ class DatabaseJournals:
 
     def is_taken_over(self, incarnation: int) -> bool:
         """Whether somebody has become its keeper: it was taken for dead, rightly or not."""
-        return not self.rows.lives(incarnation)
+        return incarnation in self.rows.taken or not self.rows.lives(incarnation)
+
+    def claimed(self, user_id: str, application: Application, work: Work) -> None:
+        """A transaction with an id has begun: then no other runs it, in a process that lives and is not taken for dead.
+        A crash of the database may take a claim back."""
+        assert application.process is not None
+        if user_id in self._claims:
+            other, process, crashes = self._claims[user_id]
+            is_running = process.alive and other.claimed and not self.is_taken_over(other.key.attempt.incarnation)
+            if is_running and crashes == self.rows.crashes:
+                self.world.violation(f"{user_id!r} runs in {process.name} and in {application.process.name}")
+        self._claims[user_id] = (work, application.process, self.rows.crashes)
 
     def unsettled(self) -> list[str]:
         """What has not come to an end in it."""

@@ -114,8 +114,7 @@ class Seed:
             clients=self.chance.randint(1, 3),
             timeout_s=self.timeout_s,
         )
-        if self.journals is not None:
-            application.is_taken_over = self.journals.is_taken_over
+        application.journals = self.journals
         return application
 
     def _journal(self, application: Application) -> Journal:

@@ -1,0 +1,252 @@
+"""Deliberate bugs in the journal in a database, and around it, that the simulator must catch. Patched in by name.
+
+Each breaks one rule of docs/journal-in-a-database.md or DESIGN section 3. Not for: bugs elsewhere (mutants.py).
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, replace
+from typing import Any
+from unittest import mock
+
+from syncpoint.errors import JournalUncertain
+from syncpoint.ids import Incarnation
+from syncpoint.journal.base import Verdict, View
+from syncpoint.journal.database import DatabaseJournal
+from syncpoint.journal.lazily import Lazily
+from syncpoint.journal.living import Living
+from syncpoint.journal.statements import Statements
+from syncpoint.journal.store import Trouble
+from syncpoint.manager import deciding, recovery
+from syncpoint.manager.core import Core
+from syncpoint.protocol.recovery import Settled
+from syncpoint.records import Abort, Commit, End, key_fields
+from syncpoint.simulation.journal_store import SimEarlyStore, SimStore
+from syncpoint.steps import Script
+
+
+@dataclass(frozen=True, slots=True)
+class Mutant:
+    """A deliberate bug: `patch()` is in force inside its `with`."""
+
+    name: str
+    rule: str
+    """What it breaks."""
+    where: str
+    """The module it is in."""
+    patch: Callable[[], AbstractContextManager[Any]]
+
+
+def _with(owner: Any, name: str, value: Any) -> Callable[[], AbstractContextManager[Any]]:
+    return lambda: mock.patch.object(owner, name, value)
+
+
+# --- the decision -------------------------------------------------------------------------------------------------
+
+
+def _commit_unkept(self: Statements, record: Commit) -> str:
+    once = self._words.raw(record.transaction)
+    own = str(record.key.attempt.incarnation)
+    return self._insert_record(record, own, once, kept=record.user_id is not None)
+
+
+def _commit_many(self: Statements, record: Commit) -> str:
+    own = record.key.attempt.incarnation
+    alive = (
+        f"(SELECT i.incarnation FROM syncpoint.incarnation i WHERE i.incarnation = {own} AND i.keeper = {own} "
+        f"{self._words.SHARE})"
+    )
+    once = self._words.raw(record.transaction + record.attempt.to_bytes(8, "big"))
+    return self._insert_record(record, alive, once, kept=record.user_id is not None)
+
+
+def _commit_again(self: DatabaseJournal, record: Commit) -> Script[Verdict]:
+    said = yield from self._wire.insist([self._sql.commit(record)], "force a Commit record", repeat=True)
+    if said.trouble in (Trouble.FENCED, Trouble.DUPLICATE):
+        return Verdict.REFUSED
+    self._wire.check(said)
+    return Verdict.ACCEPTED
+
+
+def _commit_lazily(self: DatabaseJournal, record: Commit) -> Script[Verdict]:
+    said = yield from self._wire.insist([self._sql.commit(record)], "force", repeat=False, durable=False)
+    if said.trouble is Trouble.FENCED:
+        yield from self._living.refused()
+    if said.trouble in (Trouble.FENCED, Trouble.DUPLICATE):
+        return Verdict.REFUSED
+    self._wire.check(said)
+    return Verdict.ACCEPTED
+
+
+def _assume_refused(core: Core, record: Abort) -> Script[Settled | None]:
+    return Settled.ABORTED
+    yield from ()
+
+
+def _assume_committed(core: Core, record: Abort) -> Script[Settled | None]:
+    return Settled.COMMITTED
+    yield from ()
+
+
+_abort = DatabaseJournal._abort
+
+
+def _abort_uncertain_wins(self: DatabaseJournal, record: Abort) -> Script[Verdict]:
+    try:
+        return (yield from _abort(self, record))
+    except JournalUncertain:
+        return Verdict.ACCEPTED
+
+
+# --- taking over ----------------------------------------------------------------------------------------------------
+
+
+def _only_guess(self: Living, own: Incarnation, one: Incarnation, keeper: Incarnation) -> Script[None]:
+    self._inherited.add(one)
+    _guessed.setdefault(id(self), set()).add(one)
+    return
+    yield from ()
+
+
+_guessed: dict[int, set[Incarnation]] = {}
+_look = DatabaseJournal.look
+
+
+def _look_by_guess(self: DatabaseJournal, *, inherit: bool = True) -> Script[View]:
+    view = yield from _look(self, inherit=inherit)
+    return replace(view, live=view.live - _guessed.get(id(self._living), set()))
+
+
+@contextlib.contextmanager
+def _guess() -> Iterator[None]:
+    _guessed.clear()
+    with (
+        mock.patch.object(Living, "_take_over", _only_guess),
+        mock.patch.object(DatabaseJournal, "look", _look_by_guess),
+    ):
+        yield
+
+
+def _back_to_life(self: Living, taken: Incarnation) -> Script[None]:
+    statement = f"UPDATE syncpoint.incarnation SET keeper = {taken} WHERE incarnation = {taken}"
+    yield from self._others.ask([statement], "take our own number back")
+
+
+def _confirm(self: Living, incarnation: Incarnation) -> Script[bool]:
+    return True
+    yield from ()
+
+
+# --- what goes --------------------------------------------------------------------------------------------------------
+
+
+_flush = Lazily.flush
+
+
+def _flush_lazily(self: Lazily, *, durable: bool) -> Script[None]:
+    yield from _flush(self, durable=False)
+
+
+def _durable_never(self: Living) -> Script[None]:
+    return
+    yield from ()
+
+
+def _fenced_aborts(self: Statements, limit: int) -> str:
+    digits = self._words.digits("r.transaction")
+    return f"SELECT {digits}, r.attempt FROM syncpoint.record r WHERE r.once IS NULL LIMIT {limit}"
+
+
+_end_what_is_done = recovery.end_what_is_done
+
+
+def _end_others(core: Core, view: View) -> None:
+    _end_what_is_done(core, view)
+    for key in view.elsewhere:
+        core.journal.note((End(**key_fields(key)),))
+
+
+def _end_early(core: Core, view: View) -> None:
+    for key in view.decisions:
+        if key not in core.live_keys():
+            core.journal.note((End(**key_fields(key)),))
+
+
+def _finished(own: Incarnation) -> str:
+    return f"SELECT i.incarnation FROM syncpoint.incarnation i WHERE i.keeper = {own} AND i.incarnation <> {own}"
+
+
+def _remove_incarnation(one: Incarnation, *, keeper: int) -> list[str]:
+    return [f"DELETE FROM syncpoint.incarnation WHERE incarnation = {one} AND keeper = {keeper}"]
+
+
+@contextlib.contextmanager
+def _remove_unfinished() -> Iterator[None]:
+    with (
+        mock.patch.object(Statements, "finished", staticmethod(_finished)),
+        mock.patch.object(Statements, "_remove_incarnation", staticmethod(_remove_incarnation)),
+    ):
+        yield
+
+
+def _claims_taken(self: Statements, transaction: Any, own: Incarnation) -> list[str]:
+    raw = self._words.raw(transaction.raw)
+    return [
+        f"INSERT INTO syncpoint.claim (transaction, incarnation) VALUES ({raw}, {own}) "
+        + self._words.unless_there("transaction"),
+        f"UPDATE syncpoint.claim SET incarnation = {own} WHERE transaction = {raw}",
+        f"SELECT incarnation FROM syncpoint.claim WHERE transaction = {raw}",
+        self.committed(transaction),
+    ]
+
+
+def _unheard(self: Statements, own: Incarnation, dead_after_s: float) -> str:
+    return "1 = 1"
+
+
+@contextlib.contextmanager
+def _judge_unheard() -> Iterator[None]:
+    with (
+        mock.patch.object(Statements, "_we_were_heard", _unheard),
+        mock.patch.object(Living, "_may_judge", return_value=True),
+    ):
+        yield
+
+
+@contextlib.contextmanager
+def _seen_is_durable() -> Iterator[None]:
+    with mock.patch.object(SimEarlyStore, "visible_is_durable", True):
+        yield
+
+
+MUTANTS: Sequence[Mutant] = (
+    Mutant("commit-without-share", "O56", "journal/statements.py", _with(SimStore, "SHARE", "")),
+    Mutant(
+        "commit-of-the-taken-over", "O54, O56", "journal/statements.py", _with(Statements, "commit", _commit_unkept)
+    ),
+    Mutant("commit-of-many-attempts", "C7", "journal/statements.py", _with(Statements, "commit", _commit_many)),
+    Mutant("commit-sent-again", "O46", "journal/database.py", _with(DatabaseJournal, "_commit", _commit_again)),
+    Mutant("commit-not-forced", "C3", "journal/database.py", _with(DatabaseJournal, "_commit", _commit_lazily)),
+    Mutant("lost-reply-is-no", "O46", "manager/deciding.py", _with(deciding, "_try", _assume_refused)),
+    Mutant("lost-reply-is-yes", "O46", "manager/deciding.py", _with(deciding, "_try", _assume_committed)),
+    Mutant("abort-assumed", "O47", "journal/database.py", _with(DatabaseJournal, "_abort", _abort_uncertain_wins)),
+    Mutant("take-over-without-keeping", "O54", "journal/living.py", _guess),
+    Mutant("own-number-taken-back", "O54", "journal/living.py", _with(Living, "_begin_anew", _back_to_life)),
+    Mutant("confirmed-unasked", "O19", "journal/living.py", _with(Living, "confirm", _confirm)),
+    Mutant("ends-not-forced", "O59", "journal/lazily.py", _with(Lazily, "flush", _flush_lazily)),
+    Mutant("seen-is-on-disk", "O59", "journal/store.py", _seen_is_durable),
+    Mutant(
+        "aborts-of-the-living-removed",
+        "O54",
+        "journal/statements.py",
+        _with(Statements, "fenced_aborts", _fenced_aborts),
+    ),
+    Mutant("ends-of-others", "O28", "manager/recovery.py", _with(recovery, "end_what_is_done", _end_others)),
+    Mutant("ends-too-early", "O28", "manager/recovery.py", _with(recovery, "end_what_is_done", _end_early)),
+    Mutant("unfinished-removed", "O27", "journal/statements.py", _remove_unfinished),
+    Mutant("claims-of-the-living-taken", "C7", "journal/statements.py", _with(Statements, "claim", _claims_taken)),
+    Mutant("judges-unheard", "O34", "journal/living.py", _judge_unheard),
+)
