@@ -157,6 +157,16 @@ class Journal(ABC):
         return True
         yield from ()
 
+    def unended(self, key: Key) -> Script[bool]:
+        """Whether the Commit record of `key` is still to be ended, by the one who keeps it.
+
+        Only then does evidence that is absent prove anything: a process that was wrongly taken for dead may have
+        finished its work after all, ended the record, and its evidence is cleaned up. Where death is proven and never
+        guessed, nobody else ends what this process keeps.
+        """
+        return True
+        yield from ()
+
     def refused(self) -> Script[None]:
         """A branch could not commit with our decision inside. If that is because this process was taken for dead, draw
         another incarnation now: a wrong guess costs one retry, not each until we notice (O34). Never raises."""

@@ -367,6 +367,11 @@ class DatabaseJournal(Journal):
         self._check_usable()
         return (yield from self._living.confirm(incarnation))
 
+    def unended(self, key: Key) -> Script[bool]:
+        """See `Journal.unended`."""
+        said = yield from self._ask([self._sql.unended(key)], "see whether a record has ended")
+        return bool(said.rows[0])
+
     def ended_incarnations(self, candidates: Iterable[Incarnation]) -> Script[frozenset[Incarnation]]:
         """See `Journal.ended_incarnations`. Their ends may have been written lazily: sure only after a force."""
         asked = frozenset(candidates) - self._living.own

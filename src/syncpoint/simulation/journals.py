@@ -42,7 +42,7 @@ class DatabaseJournals:
             sessions_max=chance.choice([2, 4, 16]),
         )
         self.rows.dead_after_s = dead_after_s
-        self._claims: dict[str, tuple[Work, Process, int]] = {}
+        self._claims: dict[str, tuple[Work, Process, int, int]] = {}
         self.clean_period_s = chance.choice([0.4, 2.0, lazily.CLEAN_PERIOD_S])
 
     def __repr__(self) -> str:
@@ -68,13 +68,18 @@ class DatabaseJournals:
     def claimed(self, user_id: str, application: Application, work: Work) -> None:
         """A transaction with an id has begun: then no other runs it, in a process that lives and is not taken for dead.
         A crash of the database may take a claim back."""
-        assert application.process is not None
+        process, core = application.process, application.core
+        assert process is not None
+        assert core is not None
+        assert isinstance(core.journal, DatabaseJournal)
         if user_id in self._claims:
-            other, process, crashes = self._claims[user_id]
-            is_running = process.alive and other.claimed and not self.is_taken_over(other.key.attempt.incarnation)
+            other, holder, own, crashes = self._claims[user_id]
+            is_running = holder.alive and other.claimed and not self.is_taken_over(own)
             if is_running and crashes == self.rows.crashes:
-                self.world.violation(f"{user_id!r} runs in {process.name} and in {application.process.name}")
-        self._claims[user_id] = (work, application.process, self.rows.crashes)
+                self.world.violation(f"{user_id!r} runs in {holder.name} and in {process.name}")
+        # It may have been taken for dead since it asked: then it has claimed the id in the name of the dead one.
+        own = core.journal._lazily.claims[work.key.transaction]
+        self._claims[user_id] = (work, process, own, self.rows.crashes)
 
     def unsettled(self) -> list[str]:
         """What has not come to an end in it."""
