@@ -72,13 +72,13 @@ class DatabaseJournals:
         assert process is not None
         assert core is not None
         assert isinstance(core.journal, DatabaseJournal)
-        if user_id in self._claims:
-            other, holder, own, crashes = self._claims[user_id]
-            is_running = holder.alive and other.claimed and not self.is_taken_over(own)
-            if is_running and crashes == self.rows.crashes:
-                self.world.violation(f"{user_id!r} runs in {holder.name} and in {process.name}")
-        # It may have been taken for dead since it asked: then it has claimed the id in the name of the dead one.
+        # Either may have been taken for dead since it asked, and have claimed the id in the name of the dead one.
         own = core.journal._lazily.claims[work.key.transaction]
+        if user_id in self._claims:
+            other, holder, its, crashes = self._claims[user_id]
+            is_running = holder.alive and other.claimed and not self.is_taken_over(its)
+            if is_running and not self.is_taken_over(own) and crashes == self.rows.crashes:
+                self.world.violation(f"{user_id!r} runs in {holder.name} and in {process.name}")
         self._claims[user_id] = (work, process, own, self.rows.crashes)
 
     def unsettled(self) -> list[str]:
