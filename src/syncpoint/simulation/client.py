@@ -63,9 +63,9 @@ def connect(work: Work, resource: str, *, read_only: bool = False) -> Script[Mem
 
 
 def transact(
-    application: Application, body: Body, *, user_id: str | None = None, wait_applied: bool = True
+    application: Application, body: Body, *, name: str, user_id: str | None = None, wait_applied: bool = True
 ) -> Script[Reply]:
-    """One transaction with `body`, whose result is stored with its id, if it has one."""
+    """One transaction with `body`, whose result is stored with its id, if it has one. `name` is for the timeline."""
     core, world = application.core, application.world
     assert core is not None
     try:
@@ -76,6 +76,9 @@ def transact(
         return Reply(Known.FAILED, why=f"not begun: {error}")
     if application.journals is not None and user_id is not None:
         application.journals.claimed(user_id, application, work)
+    world.note(
+        application.process_name, f"{name} is transaction {str(work.key.transaction)[:8]}, attempt {work.key.attempt}"
+    )
     try:
         value = yield from body(work)
         if user_id is not None:

@@ -219,7 +219,9 @@ class SimResource(MemoryResource):
         return Call(lambda: self._request(connection, run, what, session), what)
 
     def _request(self, connection: Connection, run: Callable[[], Any], what: str, session: Session) -> Any:
-        promise = connection.request(lambda: self._carry_out(run, what), what, self.database.force_s(what))
+        about = session.identifier
+        label = what if about is None else f"{what} of {str(about.transaction)[:8]}"
+        promise = connection.request(lambda: self._carry_out(run, what), label, self.database.force_s(what))
 
         def mark(outcome: Any) -> None:
             if isinstance(getattr(outcome, "error", None), ConnectionLost):

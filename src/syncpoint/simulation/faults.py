@@ -256,16 +256,23 @@ def draw(
 
 
 def _fault(chance: random.Random, scene: Scene, number: int, at_s: float, kind: str) -> Fault:
-    targets: dict[str, Callable[[], str]] = {
-        "application": lambda: f"{(one := chance.choice(scene.applications)).host.name}/{one.name}",
-        "host": lambda: chance.choice(list(scene.hosts)).name,
-        "database": lambda: chance.choice(list(scene.databases)).name,
-        "link": lambda: f"{chance.choice(list(scene.hosts)).name}>{chance.choice(list(scene.databases)).name}",
-        "network": lambda: "network",
-        "journal": lambda: "journal",
-    }
+    target = _target(chance, scene, KINDS[kind].on)
     for_s = chance.uniform(*KINDS[kind].for_s)
-    return Fault(number, at_s, kind, targets[KINDS[kind].on](), for_s, chance.random())
+    return Fault(number, at_s, kind, target, for_s, chance.random())
+
+
+def _target(chance: random.Random, scene: Scene, on: str) -> str:
+    match on:
+        case "application":
+            application = chance.choice(scene.applications)
+            return f"{application.host.name}/{application.name}"
+        case "host":
+            return chance.choice(scene.hosts).name
+        case "database":
+            return chance.choice(scene.databases).name
+        case "link":
+            return f"{chance.choice(scene.hosts).name}>{chance.choice(scene.databases).name}"
+    return on
 
 
 def arm(scene: Scene, plan: Sequence[Fault]) -> None:

@@ -126,6 +126,10 @@ class Application:
     def __repr__(self) -> str:
         return f"<Application {self.name} {self.process!r}>"
 
+    @property
+    def process_name(self) -> str:
+        return "" if self.process is None else self.process.name
+
     # --- its life ------------------------------------------------------------------------------------------------
 
     def start(self) -> None:

@@ -8,9 +8,9 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass, replace
+from dataclasses import replace
+from functools import partial
 from typing import Any
-from unittest import mock
 
 from syncpoint.errors import JournalUncertain
 from syncpoint.ids import Incarnation
@@ -25,23 +25,12 @@ from syncpoint.manager.core import Core
 from syncpoint.protocol.recovery import Settled
 from syncpoint.records import Abort, Commit, End, key_fields
 from syncpoint.simulation.journal_store import SimEarlyStore, SimStore
+from syncpoint.simulation.mutant import Mutant, put
 from syncpoint.steps import Script
 
 
-@dataclass(frozen=True, slots=True)
-class Mutant:
-    """A deliberate bug: `patch()` is in force inside its `with`."""
-
-    name: str
-    rule: str
-    """What it breaks."""
-    where: str
-    """The module it is in."""
-    patch: Callable[[], AbstractContextManager[Any]]
-
-
-def _with(owner: Any, name: str, value: Any) -> Callable[[], AbstractContextManager[Any]]:
-    return lambda: mock.patch.object(owner, name, value)
+def _mutant(name: str, rule: str, where: str, patch: Callable[[], AbstractContextManager[None]]) -> Mutant:
+    return Mutant(name, rule, where, patch, journal="database")
 
 
 # --- the decision -------------------------------------------------------------------------------------------------
@@ -124,8 +113,8 @@ def _look_by_guess(self: DatabaseJournal, *, inherit: bool = True) -> Script[Vie
 def _guess() -> Iterator[None]:
     _guessed.clear()
     with (
-        mock.patch.object(Living, "_take_over", _only_guess),
-        mock.patch.object(DatabaseJournal, "look", _look_by_guess),
+        put(Living, "_take_over", _only_guess),
+        put(DatabaseJournal, "look", _look_by_guess),
     ):
         yield
 
@@ -186,8 +175,8 @@ def _remove_incarnation(one: Incarnation, *, keeper: int) -> list[str]:
 @contextlib.contextmanager
 def _remove_unfinished() -> Iterator[None]:
     with (
-        mock.patch.object(Statements, "finished", staticmethod(_finished)),
-        mock.patch.object(Statements, "_remove_incarnation", staticmethod(_remove_incarnation)),
+        put(Statements, "finished", staticmethod(_finished)),
+        put(Statements, "_remove_incarnation", staticmethod(_remove_incarnation)),
     ):
         yield
 
@@ -203,6 +192,10 @@ def _claims_taken(self: Statements, transaction: Any, own: Incarnation) -> list[
     ]
 
 
+def _may_always_judge(self: Living) -> bool:
+    return True
+
+
 def _unheard(self: Statements, own: Incarnation, dead_after_s: float) -> str:
     return "1 = 1"
 
@@ -210,43 +203,50 @@ def _unheard(self: Statements, own: Incarnation, dead_after_s: float) -> str:
 @contextlib.contextmanager
 def _judge_unheard() -> Iterator[None]:
     with (
-        mock.patch.object(Statements, "_we_were_heard", _unheard),
-        mock.patch.object(Living, "_may_judge", return_value=True),
+        put(Statements, "_we_were_heard", _unheard),
+        put(Living, "_may_judge", _may_always_judge),
     ):
         yield
 
 
 @contextlib.contextmanager
 def _seen_is_durable() -> Iterator[None]:
-    with mock.patch.object(SimEarlyStore, "visible_is_durable", True):
+    with put(SimEarlyStore, "visible_is_durable", True):
         yield
 
 
 MUTANTS: Sequence[Mutant] = (
-    Mutant("commit-without-share", "O56", "journal/statements.py", _with(SimStore, "SHARE", "")),
-    Mutant(
-        "commit-of-the-taken-over", "O54, O56", "journal/statements.py", _with(Statements, "commit", _commit_unkept)
+    _mutant("commit-without-share", "O56", "journal/statements.py", partial(put, SimStore, "SHARE", "")),
+    _mutant(
+        "commit-of-the-taken-over",
+        "O54, O56",
+        "journal/statements.py",
+        partial(put, Statements, "commit", _commit_unkept),
     ),
-    Mutant("commit-of-many-attempts", "C7", "journal/statements.py", _with(Statements, "commit", _commit_many)),
-    Mutant("commit-sent-again", "O46", "journal/database.py", _with(DatabaseJournal, "_commit", _commit_again)),
-    Mutant("commit-not-forced", "C3", "journal/database.py", _with(DatabaseJournal, "_commit", _commit_lazily)),
-    Mutant("lost-reply-is-no", "O46", "manager/deciding.py", _with(deciding, "_try", _assume_refused)),
-    Mutant("lost-reply-is-yes", "O46", "manager/deciding.py", _with(deciding, "_try", _assume_committed)),
-    Mutant("abort-assumed", "O47", "journal/database.py", _with(DatabaseJournal, "_abort", _abort_uncertain_wins)),
-    Mutant("take-over-without-keeping", "O54", "journal/living.py", _guess),
-    Mutant("own-number-taken-back", "O54", "journal/living.py", _with(Living, "_begin_anew", _back_to_life)),
-    Mutant("confirmed-unasked", "O19", "journal/living.py", _with(Living, "confirm", _confirm)),
-    Mutant("ends-not-forced", "O59", "journal/lazily.py", _with(Lazily, "flush", _flush_lazily)),
-    Mutant("seen-is-on-disk", "O59", "journal/store.py", _seen_is_durable),
-    Mutant(
+    _mutant("commit-of-many-attempts", "C7", "journal/statements.py", partial(put, Statements, "commit", _commit_many)),
+    _mutant("commit-sent-again", "O46", "journal/database.py", partial(put, DatabaseJournal, "_commit", _commit_again)),
+    _mutant("commit-not-forced", "C3", "journal/database.py", partial(put, DatabaseJournal, "_commit", _commit_lazily)),
+    _mutant("lost-reply-is-no", "O46", "manager/deciding.py", partial(put, deciding, "_try", _assume_refused)),
+    _mutant("lost-reply-is-yes", "O46", "manager/deciding.py", partial(put, deciding, "_try", _assume_committed)),
+    _mutant(
+        "abort-assumed", "O47", "journal/database.py", partial(put, DatabaseJournal, "_abort", _abort_uncertain_wins)
+    ),
+    _mutant("take-over-without-keeping", "O54", "journal/living.py", _guess),
+    _mutant("own-number-taken-back", "O54", "journal/living.py", partial(put, Living, "_begin_anew", _back_to_life)),
+    _mutant("confirmed-unasked", "O19", "journal/living.py", partial(put, Living, "confirm", _confirm)),
+    _mutant("ends-not-forced", "O59", "journal/lazily.py", partial(put, Lazily, "flush", _flush_lazily)),
+    _mutant("seen-is-on-disk", "O59", "journal/store.py", _seen_is_durable),
+    _mutant(
         "aborts-of-the-living-removed",
         "O54",
         "journal/statements.py",
-        _with(Statements, "fenced_aborts", _fenced_aborts),
+        partial(put, Statements, "fenced_aborts", _fenced_aborts),
     ),
-    Mutant("ends-of-others", "O28", "manager/recovery.py", _with(recovery, "end_what_is_done", _end_others)),
-    Mutant("ends-too-early", "O28", "manager/recovery.py", _with(recovery, "end_what_is_done", _end_early)),
-    Mutant("unfinished-removed", "O27", "journal/statements.py", _remove_unfinished),
-    Mutant("claims-of-the-living-taken", "C7", "journal/statements.py", _with(Statements, "claim", _claims_taken)),
-    Mutant("judges-unheard", "O34", "journal/living.py", _judge_unheard),
+    _mutant("ends-of-others", "O28", "manager/recovery.py", partial(put, recovery, "end_what_is_done", _end_others)),
+    _mutant("ends-too-early", "O28", "manager/recovery.py", partial(put, recovery, "end_what_is_done", _end_early)),
+    _mutant("unfinished-removed", "O27", "journal/statements.py", _remove_unfinished),
+    _mutant(
+        "claims-of-the-living-taken", "C7", "journal/statements.py", partial(put, Statements, "claim", _claims_taken)
+    ),
+    _mutant("judges-unheard", "O34", "journal/living.py", _judge_unheard),
 )

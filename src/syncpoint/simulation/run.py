@@ -15,6 +15,7 @@ import random
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 from syncpoint import marks
 from syncpoint.journal.base import Journal
@@ -28,6 +29,7 @@ from syncpoint.simulation.network import Network
 from syncpoint.simulation.workloads import WORKLOADS
 from syncpoint.simulation.workloads.base import Workload
 from syncpoint.simulation.world import Event, World
+from syncpoint.steps import Done, Failed
 
 FAULTS_S = 55.0
 SETTLE_S = 90.0
@@ -51,6 +53,10 @@ class Options:
     only: tuple[int, ...] | None = None
     """Of the seed's plan, only the faults of these numbers."""
     keep_events: bool = False
+
+
+EVERYTHING = Options()
+"""Whatever the seed draws."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -156,11 +162,28 @@ class Seed:
         self._heal()
         if not self._settles():
             self.world.violation(f"after {SETTLE_S:g} s without faults: {'; '.join(self._unsettled())}")
+        heuristics = self._heuristics() if self.journals is None else []
         self.world.run(self.world.now_s + AFTER_S)
-        journal = [] if self.journals is None else self.journals.check()
-        for wrong in (*self._unsettled(), *self.workload.check(), *journal):
+        if self.journals is not None:
+            heuristics = self.journals.check()
+        for wrong in (*self._unsettled(), *self.workload.check(), *heuristics):
             self.world.violation(wrong)
         return plan
+
+    def _heuristics(self) -> list[str]:
+        """What applications list as decided alone; nobody has done so here. Filled while the world goes on."""
+        found: list[str] = []
+
+        def take(outcome: Done[Any] | Failed) -> None:
+            if isinstance(outcome, Failed):
+                found.append(f"the heuristic outcomes cannot be listed: {outcome.error!r}")
+            else:
+                found.extend(f"nobody decided alone, and yet {record} is listed" for record in outcome.value)
+
+        for application in self.scene.applications:
+            if application.core is not None and application.is_serving:
+                application.runtime.begin(application.core.journal.heuristics(), "heuristics", take)
+        return found
 
     def _plan(self) -> tuple[Fault, ...]:
         chance: random.Random = self.world.stream("plan")
@@ -213,7 +236,7 @@ class Seed:
         return left
 
 
-def run_seed(number: int, options: Options = Options()) -> Outcome:
+def run_seed(number: int, options: Options = EVERYTHING) -> Outcome:
     """Run one seed. Violations are in what it returns; a bug of the simulator itself raises."""
     logging.disable(logging.CRITICAL)
     began = time.perf_counter()

@@ -6,6 +6,9 @@ from collections.abc import Mapping
 
 from syncpoint.simulation.workloads.bank import Bank
 from syncpoint.simulation.workloads.base import Workload
+from syncpoint.simulation.workloads.counters import Counters
+from syncpoint.simulation.workloads.lists import Lists
 from syncpoint.simulation.workloads.resends import Resends
+from syncpoint.simulation.workloads.sets import Sets
 
-WORKLOADS: Mapping[str, type[Workload]] = {one.name: one for one in (Bank, Resends)}
+WORKLOADS: Mapping[str, type[Workload]] = {one.name: one for one in (Bank, Counters, Lists, Resends, Sets)}

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import random
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
 import msgspec
@@ -18,16 +18,26 @@ from syncpoint.simulation.database import SimDatabase
 from syncpoint.simulation.host import Application
 from syncpoint.simulation.world import World
 from syncpoint.steps import Script, Sleep
+from syncpoint.testing import checkers
 
 PAUSE_S = (0.05, 1.2)
 
 
-class Operation:
-    """One transaction that a client asked for. Without an end its client has died: nobody knows."""
+_OUTCOMES = {
+    Known.OK: checkers.Outcome.OK,
+    Known.FAILED: checkers.Outcome.FAIL,
+    Known.UNKNOWN: checkers.Outcome.INDETERMINATE,
+}
 
-    __slots__ = ("again", "began_s", "client", "detail", "ended_s", "known", "name", "value", "why")
+
+class Operation:
+    """One transaction that a client asked for. Without an end its client has died: nobody knows. `actions`: what it
+    did, as far as it came, for the checkers."""
+
+    __slots__ = ("actions", "again", "began_s", "client", "detail", "ended_s", "known", "name", "value", "why")
 
     def __init__(self, name: str, client: str, began_s: float, detail: Any) -> None:
+        self.actions: list[Any] = []
         self.name = name
         self.client = client
         self.began_s = began_s
@@ -68,6 +78,31 @@ class Workload(ABC):
     def check(self) -> list[str]:
         """After everything has settled: what is wrong, one sentence each."""
 
+    def history(self, settled: Sequence[Any] = ()) -> checkers.History:
+        """What clients saw, and last what was seen from outside when all had settled."""
+        operations = [
+            checkers.Operation(
+                id=one.name,
+                process=one.client,
+                invoked_at=int(one.began_s * 1e9),
+                completed_at=None if one.ended_s is None else int(one.ended_s * 1e9),
+                outcome=_OUTCOMES[one.known] if one.ended_s is not None else checkers.Outcome.INDETERMINATE,
+                actions=tuple(one.actions),
+            )
+            for one in self.operations
+        ]
+        now = int(self.world.now_s * 1e9)
+        last = checkers.Operation(
+            id="afterwards",
+            process="outside",
+            invoked_at=now,
+            completed_at=now,
+            outcome=checkers.Outcome.OK,
+            settled=True,
+            actions=tuple(settled),
+        )
+        return checkers.History.of([*operations, last])
+
     # --- for workloads -------------------------------------------------------------------------------------------
 
     def client(self, application: Application, number: int) -> Script[None]:
@@ -89,12 +124,17 @@ class Workload(ABC):
         user_id: str | None = None,
         wait_applied: bool = True,
         name: str = "",
+        actions: list[Any] | None = None,
     ) -> Script[Operation]:
-        """One transaction, written down with what its client knows of it."""
+        """One transaction, written down with what its client knows of it. `body` may add to `actions` on its way."""
         operation = Operation(name or f"t{len(self.operations)}", client, self.world.now_s, detail)
+        if actions is not None:
+            operation.actions = actions
         self.operations.append(operation)
         self.world.note(client, f"begins {operation.name}")
-        reply: Reply = yield from transact(application, body, user_id=user_id, wait_applied=wait_applied)
+        reply: Reply = yield from transact(
+            application, body, name=operation.name, user_id=user_id, wait_applied=wait_applied
+        )
         operation.ended_s = self.world.now_s
         operation.known, operation.value, operation.why = reply.known, reply.value, reply.why
         operation.again = reply.again
