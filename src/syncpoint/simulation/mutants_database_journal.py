@@ -13,7 +13,7 @@ from functools import partial
 from typing import Any
 
 from syncpoint.errors import JournalUncertain
-from syncpoint.ids import Incarnation
+from syncpoint.ids import Incarnation, Key
 from syncpoint.journal.base import Verdict, View
 from syncpoint.journal.database import DatabaseJournal
 from syncpoint.journal.lazily import Lazily
@@ -29,8 +29,16 @@ from syncpoint.simulation.mutant import Mutant, put
 from syncpoint.steps import Script
 
 
-def _mutant(name: str, rule: str, where: str, patch: Callable[[], AbstractContextManager[None]]) -> Mutant:
-    return Mutant(name, rule, where, patch, journal="database")
+def _mutant(
+    name: str,
+    rule: str,
+    where: str,
+    patch: Callable[[], AbstractContextManager[None]],
+    kinds: tuple[str, ...],
+    *,
+    workload: str | None = None,
+) -> Mutant:
+    return Mutant(name, rule, where, patch, workload=workload, journal="database", kinds=kinds)
 
 
 # --- the decision -------------------------------------------------------------------------------------------------
@@ -139,9 +147,20 @@ def _flush_lazily(self: Lazily, *, durable: bool) -> Script[None]:
     yield from _flush(self, durable=False)
 
 
+def _unended(self: DatabaseJournal, key: Key) -> Script[bool]:
+    return True
+    yield from ()
+
+
 def _durable_never(self: Living) -> Script[None]:
     return
     yield from ()
+
+
+@contextlib.contextmanager
+def _never_forced() -> Iterator[None]:
+    with put(Lazily, "flush", _flush_lazily), put(Living, "make_durable", _durable_never):
+        yield
 
 
 def _fenced_aborts(self: Statements, limit: int) -> str:
@@ -209,44 +228,155 @@ def _judge_unheard() -> Iterator[None]:
         yield
 
 
-@contextlib.contextmanager
-def _seen_is_durable() -> Iterator[None]:
-    with put(SimEarlyStore, "visible_is_durable", True):
-        yield
-
+SILENCES = ("pause", "journal-cut", "journal-stall", "cut", "kill", "delay")
+"""Processes fall silent, and most wake up again."""
+LOSSES = ("journal-stall", "journal-cut", "cut-replies", "delay", "loss", "kill")
+"""Replies of the journal are lost, or late."""
+CRASHES = ("database-restart", "kill", "pause")
+"""The journal's database loses what was not on disk."""
 
 MUTANTS: Sequence[Mutant] = (
-    _mutant("commit-without-share", "O56", "journal/statements.py", partial(put, SimStore, "SHARE", "")),
+    _mutant(
+        "commit-without-share",
+        "a decision that is being written keeps its incarnation as it is",
+        "journal/statements.py",
+        partial(put, SimStore, "SHARE", ""),
+        SILENCES,
+    ),
     _mutant(
         "commit-of-the-taken-over",
-        "O54, O56",
+        "whoever was taken over decides nothing more",
         "journal/statements.py",
         partial(put, Statements, "commit", _commit_unkept),
+        SILENCES,
     ),
-    _mutant("commit-of-many-attempts", "C7", "journal/statements.py", partial(put, Statements, "commit", _commit_many)),
-    _mutant("commit-sent-again", "O46", "journal/database.py", partial(put, DatabaseJournal, "_commit", _commit_again)),
-    _mutant("commit-not-forced", "C3", "journal/database.py", partial(put, DatabaseJournal, "_commit", _commit_lazily)),
-    _mutant("lost-reply-is-no", "O46", "manager/deciding.py", partial(put, deciding, "_try", _assume_refused)),
-    _mutant("lost-reply-is-yes", "O46", "manager/deciding.py", partial(put, deciding, "_try", _assume_committed)),
     _mutant(
-        "abort-assumed", "O47", "journal/database.py", partial(put, DatabaseJournal, "_abort", _abort_uncertain_wins)
+        "commit-of-many-attempts",
+        "of all attempts at a transaction one commits",
+        "journal/statements.py",
+        partial(put, Statements, "commit", _commit_many),
+        CRASHES,
+        workload="resends",
     ),
-    _mutant("take-over-without-keeping", "O54", "journal/living.py", _guess),
-    _mutant("own-number-taken-back", "O54", "journal/living.py", partial(put, Living, "_begin_anew", _back_to_life)),
-    _mutant("confirmed-unasked", "O19", "journal/living.py", partial(put, Living, "confirm", _confirm)),
-    _mutant("ends-not-forced", "O59", "journal/lazily.py", partial(put, Lazily, "flush", _flush_lazily)),
-    _mutant("seen-is-on-disk", "O59", "journal/store.py", _seen_is_durable),
+    _mutant(
+        "commit-sent-again",
+        "a lost reply is settled by writing Abort, never by asking again",
+        "journal/database.py",
+        partial(put, DatabaseJournal, "_commit", _commit_again),
+        LOSSES,
+    ),
+    _mutant(
+        "commit-not-forced",
+        "a decision is on disk before anybody is told",
+        "journal/database.py",
+        partial(put, DatabaseJournal, "_commit", _commit_lazily),
+        CRASHES,
+    ),
+    _mutant(
+        "lost-reply-is-no",
+        "a lost reply is never taken for failure",
+        "manager/deciding.py",
+        partial(put, deciding, "_try", _assume_refused),
+        LOSSES,
+    ),
+    _mutant(
+        "lost-reply-is-yes",
+        "a lost reply is never taken for success",
+        "manager/deciding.py",
+        partial(put, deciding, "_try", _assume_committed),
+        LOSSES,
+    ),
+    _mutant(
+        "abort-assumed",
+        "who could not write an Abort knows nothing",
+        "journal/database.py",
+        partial(put, DatabaseJournal, "_abort", _abort_uncertain_wins),
+        LOSSES,
+    ),
+    _mutant(
+        "take-over-without-keeping",
+        "whoever takes over becomes the keeper first",
+        "journal/living.py",
+        _guess,
+        SILENCES,
+    ),
+    _mutant(
+        "own-number-taken-back",
+        "whoever was taken over stays so",
+        "journal/living.py",
+        partial(put, Living, "_begin_anew", _back_to_life),
+        SILENCES,
+    ),
+    _mutant(
+        "confirmed-unasked",
+        "evidence that is absent proves nothing to who was taken over",
+        "journal/living.py",
+        partial(put, Living, "confirm", _confirm),
+        SILENCES,
+    ),
+    _mutant(
+        "ended-unasked",
+        "evidence that is absent proves nothing of what others have ended",
+        "journal/database.py",
+        partial(put, DatabaseJournal, "unended", _unended),
+        SILENCES,
+    ),
+    _mutant(
+        "ends-not-forced",
+        "an end is on disk before the evidence goes",
+        "journal/lazily.py",
+        _never_forced,
+        CRASHES,
+    ),
+    _mutant(
+        "seen-is-on-disk",
+        "nothing read is acted on before it is on disk",
+        "journal/store.py",
+        partial(put, SimEarlyStore, "visible_is_durable", True),
+        CRASHES,
+        workload="resends",
+    ),
     _mutant(
         "aborts-of-the-living-removed",
-        "O54",
+        "an Abort outlives the last moment at which its Commit could arrive",
         "journal/statements.py",
         partial(put, Statements, "fenced_aborts", _fenced_aborts),
+        ("journal-stall", "delay"),
     ),
-    _mutant("ends-of-others", "O28", "manager/recovery.py", partial(put, recovery, "end_what_is_done", _end_others)),
-    _mutant("ends-too-early", "O28", "manager/recovery.py", partial(put, recovery, "end_what_is_done", _end_early)),
-    _mutant("unfinished-removed", "O27", "journal/statements.py", _remove_unfinished),
     _mutant(
-        "claims-of-the-living-taken", "C7", "journal/statements.py", partial(put, Statements, "claim", _claims_taken)
+        "ends-of-others",
+        "a record is ended by the one who keeps it",
+        "manager/recovery.py",
+        partial(put, recovery, "end_what_is_done", _end_others),
+        SILENCES,
     ),
-    _mutant("judges-unheard", "O34", "journal/living.py", _judge_unheard),
+    _mutant(
+        "ends-too-early",
+        "a record ends when every branch has acknowledged",
+        "manager/recovery.py",
+        partial(put, recovery, "end_what_is_done", _end_early),
+        SILENCES,
+    ),
+    _mutant(
+        "unfinished-removed",
+        "an incarnation stays until all it decided has ended",
+        "journal/statements.py",
+        _remove_unfinished,
+        SILENCES,
+    ),
+    _mutant(
+        "claims-of-the-living-taken",
+        "an id is exclusive among processes that live",
+        "journal/statements.py",
+        partial(put, Statements, "claim", _claims_taken),
+        SILENCES,
+        workload="resends",
+    ),
+    _mutant(
+        "judges-unheard",
+        "who was not heard of himself judges nobody",
+        "journal/living.py",
+        _judge_unheard,
+        CRASHES,
+    ),
 )
