@@ -271,6 +271,7 @@ MUTANTS: Sequence[Mutant] = (
         "journal/database.py",
         partial(put, DatabaseJournal, "_commit", _commit_lazily),
         CRASHES,
+        workload="resends",
     ),
     _mutant(
         "lost-reply-is-no",
