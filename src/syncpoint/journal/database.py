@@ -36,6 +36,7 @@ from syncpoint.journal.living import Living
 from syncpoint.journal.statements import Statements
 from syncpoint.journal.store import Said, Store, Trouble, in_one_line
 from syncpoint.journal.wire import Wire
+from syncpoint.marks import sometimes
 from syncpoint.ports import Clock, Random, Runtime
 from syncpoint.records import (
     Abort,
@@ -240,6 +241,7 @@ class DatabaseJournal(Journal):
     def _commit(self, record: Commit) -> Script[Verdict]:
         said = yield from self._wire.insist([self._sql.commit(record)], "force a Commit record", repeat=False)
         if said.trouble is Trouble.FENCED:
+            sometimes("a decision came from a process that was taken for dead")
             yield from self._living.refused()
             return Verdict.REFUSED
         if said.trouble is Trouble.DUPLICATE:
@@ -257,6 +259,7 @@ class DatabaseJournal(Journal):
         if said.trouble is Trouble.DUPLICATE:
             found = yield from self._wire.ask([self._sql.is_abort(record.key)], "see who was first")
             yield from self._be_sure()
+            sometimes("an Abort found a record of its key there")
             won = found.rows[0] == (("1",),)
             return Verdict.ACCEPTED if won else Verdict.REFUSED
         if said.trouble is not Trouble.NONE:
@@ -301,6 +304,7 @@ class DatabaseJournal(Journal):
             answer = yield from self._claim(transaction, own)
             # Perhaps with a process that has died, and nobody has looked since.
             if answer.running and (yield from self._living.take_over()):
+                sometimes("an id was claimed again after a take-over")
                 answer = yield from self._claim(transaction, own)
         finally:
             if not answer.mine:
@@ -370,6 +374,8 @@ class DatabaseJournal(Journal):
     def unended(self, key: Key) -> Script[bool]:
         """See `Journal.unended`."""
         said = yield from self._ask([self._sql.unended(key)], "see whether a record has ended")
+        if not said.rows[0]:
+            sometimes("the keeper's record was ended by the one it was taken from")
         return bool(said.rows[0])
 
     def ended_incarnations(self, candidates: Iterable[Incarnation]) -> Script[frozenset[Incarnation]]:

@@ -18,6 +18,7 @@ from syncpoint.journal import rows
 from syncpoint.journal.statements import Statements
 from syncpoint.journal.store import Store, Trouble
 from syncpoint.journal.wire import Wire, take_turn
+from syncpoint.marks import sometimes
 from syncpoint.ports import Clock, Random, Runtime
 from syncpoint.resources.pool import Turn
 from syncpoint.steps import Script, Wait
@@ -131,6 +132,7 @@ class Living:
         sent: it may have been on its way during the whole outage."""
         now, before = self._clock.monotonic(), self._answered_at
         if not in_time or (before is not None and now - before >= self._dead_after_s):
+            sometimes("a process doubted its own signs of life in the journal")
             self._heard_since = now
         self._answered_at = now
 
@@ -139,6 +141,7 @@ class Living:
         yield from take_turn(self._anew, self._clock)
         try:
             if self.incarnation == taken:
+                sometimes("a process that was taken for dead began anew")
                 yield from self._draw()
         finally:
             self._anew.release()
@@ -201,12 +204,15 @@ class Living:
         try:
             said = yield from self._others.run(statements, "take over for a dead process", repeat=True)
         except JournalUncertain:
+            sometimes("the reply to a take-over was lost")
             with self._mutex:
                 self._inherited.add(one)  # perhaps: then its branches want a scan
             raise
         if said.trouble is Trouble.BUSY:
+            sometimes("a take-over met a decision that was being written")
             return  # a decision is being written there: nothing is decided (O47)
         if rows.number(self._others.check(said).rows[1]) == own:
+            sometimes("a process became the keeper of another")
             with self._mutex:
                 self._inherited.add(one)
 

@@ -303,7 +303,8 @@ class JournalRows:
     def _run(self, packet: Packet, statement: str) -> tuple[Row, ...] | None:
         """One statement; None: somebody holds a lock that it needs, and nothing was done."""
         run = self._database.execute
-        if statement.startswith("SELECT") and not packet.writes:
+        touches_own = any(f"syncpoint.{table}" in statement for table, _ in packet.writes)
+        if statement.startswith("SELECT") and not touches_own:
             return _rows(run(statement).fetchall())
         run("BEGIN")
         try:
@@ -409,10 +410,11 @@ class JournalRows:
         self._database.execute("COMMIT")
 
     def _put(self, writes: Mapping[Name, tuple[Values | None, Values | None]]) -> None:
-        for (name, keys), (_, after) in writes.items():
+        for (name, keys), (before, after) in writes.items():
             table = TABLES[name]
-            which = " AND ".join(f'"{column}" = ?' for column in table.columns[: table.keys])
-            self._database.execute(f"DELETE FROM syncpoint.{name} WHERE {which}", keys)  # names of ours
+            if before is not None:
+                which = " AND ".join(f'"{column}" = ?' for column in table.columns[: table.keys])
+                self._database.execute(f"DELETE FROM syncpoint.{name} WHERE {which}", keys)
             if after is not None:
                 columns = ", ".join(f'"{column}"' for column in table.columns)
                 places = ", ".join("?" for _ in after)
