@@ -76,6 +76,10 @@ def _kill(scene: Scene, fault: Fault, chance: random.Random) -> None:
     scene.application(fault.target).kill("SIGKILL")
 
 
+def _close(scene: Scene, fault: Fault, chance: random.Random) -> None:
+    scene.application(fault.target).close()
+
+
 def _kill_in_disk(scene: Scene, fault: Fault, chance: random.Random) -> None:
     scene.application(fault.target).dies_after = int(fault.amount * 12)
 
@@ -214,6 +218,7 @@ def _journal_stall(scene: Scene, fault: Fault, chance: random.Random) -> None:
 
 KINDS: Mapping[str, Kind] = {
     "kill": Kind("application", _kill),
+    "close": Kind("application", _close),
     "kill-in-disk-operation": Kind("application", _kill_in_disk),
     "pause": Kind("application", _pause, (0.5, 8.0)),
     "cancel": Kind("application", _cancel),
