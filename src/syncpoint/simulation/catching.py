@@ -57,4 +57,4 @@ def _catch(mutant: Mutant, by: str, seeds: int, what: str, real_s: float) -> Cat
 
 def try_all(names: Sequence[str], jobs: int | None = None, seeds_max: int = SEEDS_MAX) -> Iterator[Catch]:
     """Every mutant of these, side by side."""
-    return in_workers(partial(try_mutant, seeds_max=seeds_max), names, jobs)
+    return in_workers(partial(try_mutant, seeds_max=seeds_max), names, jobs, fresh=True)

@@ -108,19 +108,15 @@ def _with_facts(change: dict[str, Any], core: Core) -> Script[tuple[Attempt, Vie
 _look_around = recovery.look_around
 
 
-def _records_first(core: Core, handle: ResourceHandle, result: recovery.PassResult, deadline: float) -> Script[None]:
+def _pass_with_old_records(
+    core: Core, handle: ResourceHandle, result: recovery.PassResult, deadline: float
+) -> Script[None]:
     """The records are read before the branches are scanned."""
-    seen = yield from _look_around(core)
-
-    def before(_: Core) -> Script[Any]:
-        return seen
-        yield from ()
-
-    with put(recovery, "look_around", before):
-        found = yield from recovery.scan(handle, deadline)
-    _, view, facts = seen
+    yield from handle.ensure_ready(deadline)
+    ceiling, view, facts = yield from _look_around(core)
+    found = yield from recovery.scan(handle, deadline)
     for branch in found:
-        yield from recovery._finish_found(core, handle, branch, view, facts, result, deadline, seen[0].incarnation)
+        yield from recovery._finish_found(core, handle, branch, view, facts, result, deadline, ceiling.incarnation)
     yield from _pass(core, handle, result, deadline)
 
 
@@ -302,7 +298,7 @@ MUTANTS: tuple[Mutant, ...] = (
     R(
         "records before the scan",
         "scan, then who is live, then the records",
-        patch=lambda: put(recovery, "_pass", _records_first),
+        patch=lambda: put(recovery, "_pass", _pass_with_old_records),
     ),
     R(
         "see no prepared branch",

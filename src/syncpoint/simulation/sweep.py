@@ -10,6 +10,7 @@ import ast
 import contextlib
 import hashlib
 import multiprocessing
+import multiprocessing.pool
 import os
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -41,14 +42,22 @@ def _fixed_hashes() -> Iterator[None]:
             os.environ["PYTHONHASHSEED"] = before
 
 
-def in_workers(function: Callable[[T], R], items: Sequence[T], jobs: int | None = None) -> Iterator[R]:
-    """`function` of each item, in processes of their own with fixed hashes; results in the order they come."""
+def in_workers(
+    function: Callable[[T], R], items: Sequence[T], jobs: int | None = None, *, fresh: bool = False
+) -> Iterator[R]:
+    """`function` of each item, in processes of their own with fixed hashes; results in the order they come. With
+    `fresh` each item has a process to itself."""
     count = max(1, min(jobs or os.cpu_count() or 1, len(items)))
     context = multiprocessing.get_context("spawn")
     with _fixed_hashes():
-        pool = context.Pool(count)
+        pool = context.Pool(count, maxtasksperchild=1 if fresh else None)
+        # Started one by one with `fresh`, so the hashes stay fixed until the last has started.
+        yield from _results(pool, pool.imap_unordered(function, items, chunksize=1 if fresh or len(items) < 64 else 4))
+
+
+def _results(pool: multiprocessing.pool.Pool, results: Iterator[R]) -> Iterator[R]:
     try:
-        yield from pool.imap_unordered(function, items, chunksize=1 if len(items) < 64 else 4)
+        yield from results
         pool.close()
     finally:
         pool.terminate()
