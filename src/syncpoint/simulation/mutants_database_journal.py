@@ -286,6 +286,7 @@ MUTANTS: Sequence[Mutant] = (
         "manager/deciding.py",
         partial(put, deciding, "_try", _assume_committed),
         LOSSES,
+        workload="resends",
     ),
     _mutant(
         "abort-assumed",
