@@ -241,7 +241,7 @@ class DatabaseJournal(Journal):
     def _commit(self, record: Commit) -> Script[Verdict]:
         said = yield from self._wire.insist([self._sql.commit(record)], "force a Commit record", repeat=False)
         if said.trouble is Trouble.FENCED:
-            sometimes("a decision came from a process that was taken for dead")
+            sometimes("a Commit of a process taken for dead was refused")
             yield from self._living.refused()
             return Verdict.REFUSED
         if said.trouble is Trouble.DUPLICATE:

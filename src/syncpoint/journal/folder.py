@@ -28,6 +28,7 @@ from syncpoint.journal.index import Index
 from syncpoint.journal.neighbours import Neighbours
 from syncpoint.journal.opening import look_first, plainly, read_or_make, verify_and_draw
 from syncpoint.journal.segment import SegmentWriter
+from syncpoint.marks import sometimes
 from syncpoint.ports import Batcher, Clock, Disk, FileLock, Random, Runtime
 from syncpoint.protocol.admission import admit
 from syncpoint.records import Commit, CoordinatorKnown, End, Heuristic, Record, Resolved, ResourceKnown
@@ -247,6 +248,7 @@ class FolderJournal(Journal):
             if written or copies:
                 self._writer.state()
             for one in dead:
+                sometimes("the records of a dead process were copied")
                 self._neighbours.clear_away(one)
             self._take_in(copies)
             with self._mutex:
@@ -283,6 +285,7 @@ class FolderJournal(Journal):
     def _rotate_if_due(self) -> None:
         if self._writer.size_bytes <= self._size_bytes_max:
             return
+        sometimes("a segment was full")
         with self._mutex:
             self._index.prune(before_ms=self._oldest_kept_ms(), living={self.incarnation, *self._neighbours.living})
             alive = self._index.alive()
@@ -369,6 +372,7 @@ class FolderJournal(Journal):
             if commit is not None:
                 return Claim(committed=commit)
             if self._neighbours.is_uncertain(transaction):
+                sometimes("an id's Commit was seen before it was certain")
                 return Claim(running=True)
             return Claim(mine=True)
 

@@ -141,7 +141,7 @@ class Living:
         yield from take_turn(self._anew, self._clock)
         try:
             if self.incarnation == taken:
-                sometimes("a process that was taken for dead began anew")
+                sometimes("a living process was taken for dead, and drew another incarnation")
                 yield from self._draw()
         finally:
             self._anew.release()
@@ -209,10 +209,9 @@ class Living:
                 self._inherited.add(one)  # perhaps: then its branches want a scan
             raise
         if said.trouble is Trouble.BUSY:
-            sometimes("a take-over met a decision that was being written")
+            sometimes("a take-over waited in vain for a decision under way")
             return  # a decision is being written there: nothing is decided (O47)
         if rows.number(self._others.check(said).rows[1]) == own:
-            sometimes("a process became the keeper of another")
             with self._mutex:
                 self._inherited.add(one)
 

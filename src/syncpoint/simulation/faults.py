@@ -13,7 +13,7 @@ from functools import partial
 
 from syncpoint.simulation.database import SimDatabase
 from syncpoint.simulation.host import Application, Host
-from syncpoint.simulation.network import Network
+from syncpoint.simulation.network import Connection, Network, Trap
 from syncpoint.simulation.world import World
 
 
@@ -82,6 +82,26 @@ def _close(scene: Scene, fault: Fault, chance: random.Random) -> None:
 
 def _kill_in_disk(scene: Scene, fault: Fault, chance: random.Random) -> None:
     scene.application(fault.target).dies_after = int(fault.amount * 12)
+
+
+def _kill_at_the_end(scene: Scene, fault: Fault, chance: random.Random) -> None:
+    """It dies within the next few requests that end a transaction, or right after one of them."""
+
+    def spring(connection: Connection) -> bool:
+        scene.world.after(chance.uniform(0.0, 0.006), partial(connection.process.kill, "SIGKILL while committing"))
+        return False
+
+    scene.network.set_trap(Trap(f"{fault.target}#", int(fault.amount * 6), spring))
+
+
+def _lose_a_reply(scene: Scene, fault: Fault, chance: random.Random) -> None:
+    """One of the next requests that end a transaction is carried out, its reply is lost, and the connection with it."""
+
+    def spring(connection: Connection) -> bool:
+        scene.world.after(chance.uniform(0.004, 0.5), connection.lose)
+        return True
+
+    scene.network.set_trap(Trap(f"{fault.target}#", int(fault.amount * 6), spring))
 
 
 def _pause(scene: Scene, fault: Fault, chance: random.Random) -> None:
@@ -220,6 +240,8 @@ KINDS: Mapping[str, Kind] = {
     "kill": Kind("application", _kill),
     "close": Kind("application", _close),
     "kill-in-disk-operation": Kind("application", _kill_in_disk),
+    "kill-while-committing": Kind("application", _kill_at_the_end),
+    "lose-a-reply": Kind("application", _lose_a_reply),
     "pause": Kind("application", _pause, (0.5, 8.0)),
     "cancel": Kind("application", _cancel),
     "clock-drift": Kind("application", _drift, (2.0, 15.0)),

@@ -1,1 +1,1 @@
-"""For tests, ours and yours: private database servers, and disks that fail."""
+"""For tests, ours and yours: private database servers, disks that fail, and checkers of what happened."""
