@@ -104,6 +104,32 @@ def _lose_a_reply(scene: Scene, fault: Fault, chance: random.Random) -> None:
     scene.network.set_trap(Trap(f"{fault.target}#", int(fault.amount * 6), spring))
 
 
+def _pause_at_the_end(scene: Scene, fault: Fault, chance: random.Random) -> None:
+    """It stands still right after one of the next requests that end a transaction, which may arrive late besides."""
+
+    def spring(connection: Connection) -> bool:
+        if chance.random() < 0.5:
+            connection.hold_back(chance.uniform(0.0, fault.for_s))
+        scene.world.after(chance.uniform(0.0, 0.006), connection.process.pause)
+        scene.world.after(0.006 + fault.for_s, connection.process.wake)
+        return False
+
+    scene.network.set_trap(Trap(f"{fault.target}#", int(fault.amount * 6), spring))
+
+
+def _crash_at_the_end(scene: Scene, fault: Fault, chance: random.Random) -> None:
+    """The server crashes that gets one of the next requests that end a transaction, soon after."""
+
+    def spring(connection: Connection) -> bool:
+        server = connection.server
+        assert isinstance(server, SimDatabase)
+        scene.world.after(chance.uniform(0.0, chance.choice([0.006, 0.05, 1.0])), server.crash)
+        scene.world.after(1.0 + fault.for_s, server.start)
+        return False
+
+    scene.network.set_trap(Trap(f"{fault.target}#", int(fault.amount * 6), spring))
+
+
 def _pause(scene: Scene, fault: Fault, chance: random.Random) -> None:
     process = scene.application(fault.target).process
     if process is not None:
@@ -242,6 +268,8 @@ KINDS: Mapping[str, Kind] = {
     "kill-in-disk-operation": Kind("application", _kill_in_disk),
     "kill-while-committing": Kind("application", _kill_at_the_end),
     "lose-a-reply": Kind("application", _lose_a_reply),
+    "pause-while-committing": Kind("application", _pause_at_the_end, (0.5, 6.0)),
+    "database-restart-while-committing": Kind("application", _crash_at_the_end, (0.1, 3.0)),
     "pause": Kind("application", _pause, (0.5, 8.0)),
     "cancel": Kind("application", _cancel),
     "clock-drift": Kind("application", _drift, (2.0, 15.0)),

@@ -228,11 +228,11 @@ def _judge_unheard() -> Iterator[None]:
         yield
 
 
-SILENCES = ("pause", "journal-cut", "journal-stall", "cut", "kill", "delay")
+SILENCES = ("pause", "pause-while-committing", "journal-cut", "journal-stall", "cut", "kill", "delay")
 """Processes fall silent, and most wake up again."""
-LOSSES = ("journal-stall", "journal-cut", "cut-replies", "delay", "loss", "kill")
+LOSSES = ("lose-a-reply", "journal-stall", "journal-cut", "cut-replies", "delay", "loss", "kill")
 """Replies of the journal are lost, or late."""
-CRASHES = ("database-restart", "kill", "pause")
+CRASHES = ("database-restart-while-committing", "database-restart", "kill", "pause")
 """The journal's database loses what was not on disk."""
 
 MUTANTS: Sequence[Mutant] = (

@@ -114,6 +114,10 @@ class Connection:
         network.world.after(at_s - network.world.now_s, partial(self._arrive, run, what, work_s, promise, loses_reply))
         return promise
 
+    def hold_back(self, seconds: float) -> None:
+        """What is sent on it from now on arrives so much later at the earliest, in order."""
+        self._free_s = max(self._free_s, self.network.world.now_s + seconds)
+
     def _arrive(self, run: Callable[[], Any], what: str, work_s: float, promise: Promise, loses_reply: bool) -> None:
         server, network = self.server, self.network
         if not server.is_up or server.epoch != self.epoch or self.is_gone:
@@ -268,7 +272,7 @@ class Network:
         """Nothing comes through on these connections to a server for so long. Returns how many."""
         stalled = [one for one in self._connections if one.server.name == server and connections(one)]
         for connection in stalled:
-            connection._free_s = max(connection._free_s, self.world.now_s + seconds)
+            connection.hold_back(seconds)
         return len(stalled)
 
     def drop(self, server: str, connections: Callable[[Connection], bool]) -> int:
