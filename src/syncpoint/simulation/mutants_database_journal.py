@@ -230,6 +230,8 @@ def _judge_unheard() -> Iterator[None]:
 
 SILENCES = ("pause", "pause-while-committing", "journal-cut", "journal-stall", "cut", "kill", "delay")
 """Processes fall silent, and most wake up again."""
+GUESSES = ("journal-clock-drift", "journal-stall", "journal-cut", "clock-drift")
+"""Processes that live and work are taken for dead."""
 LOSSES = ("lose-a-reply", "journal-stall", "journal-cut", "cut-replies", "delay", "loss", "kill")
 """Replies of the journal are lost, or late."""
 CRASHES = ("database-restart-while-committing", "database-restart", "kill", "pause")
@@ -321,7 +323,7 @@ MUTANTS: Sequence[Mutant] = (
         "evidence that is absent proves nothing of what others have ended",
         "journal/database.py",
         partial(put, DatabaseJournal, "unended", _unended),
-        SILENCES,
+        GUESSES,
     ),
     _mutant(
         "ends-not-forced",
