@@ -13,6 +13,7 @@ from functools import partial
 
 from syncpoint.simulation.database import SimDatabase
 from syncpoint.simulation.host import Application, Host
+from syncpoint.simulation.journal_rows import JournalRows
 from syncpoint.simulation.network import Connection, Network, Trap
 from syncpoint.simulation.world import World
 
@@ -255,6 +256,18 @@ def _journal_cut(scene: Scene, fault: Fault, chance: random.Random) -> None:
                 scene.world.after(fault.for_s, partial(scene.network.mend, source, target))
 
 
+def _journal_slow(scene: Scene, fault: Fault, chance: random.Random) -> None:
+    """The disk below the journal's database is slow: what it commits is not certain for a while."""
+
+    def change(rows: JournalRows, by: int) -> None:
+        rows.slow += by
+
+    for database in scene.databases:
+        if database.rows is not None:
+            change(database.rows, 1)
+            scene.world.after(fault.for_s, partial(change, database.rows, -1))
+
+
 def _journal_stall(scene: Scene, fault: Fault, chance: random.Random) -> None:
     """Some connections to the journal stand still, while others go on: signs of life, or decisions."""
     for database in scene.databases:
@@ -288,6 +301,7 @@ KINDS: Mapping[str, Kind] = {
     "journal-clock-drift": Kind("journal", _server_drift, (2.0, 15.0)),
     "journal-clock-step": Kind("journal", _server_step),
     "journal-cut": Kind("journal", _journal_cut, (0.5, 6.0)),
+    "journal-slow": Kind("journal", _journal_slow, (1.0, 6.0)),
     "journal-stall": Kind("journal", _journal_stall, (0.3, 4.0)),
 }
 

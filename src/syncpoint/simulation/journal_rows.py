@@ -33,6 +33,7 @@ from syncpoint.steps import Done
 FORCE_S = (0.0005, 0.003)
 STALL_S = (0.05, 2.5)
 """How long a commit may take when the disk has something else to do."""
+SLOW = 0.7
 PAUSE_S = (0.001, 0.5)
 """How long a packet may stand still between two statements."""
 LAZY_S = (0.05, 0.6)
@@ -161,6 +162,8 @@ class JournalRows:
         self.name = name
         self.habits = habits
         self.clock = SimClock(world, offset_s=1_000_000.0)
+        self.slow = 0
+        """How many faults slow its disk down at the moment: then most commits take long."""
         self.is_healed = False
         """No stalls and no pauses any more."""
         self.dead_after_s = 3.0
@@ -343,7 +346,9 @@ class JournalRows:
             self.world.after(self._chance.uniform(*LAZY_S), partial(self._forced, packet))
             self._end(packet)
             return
-        seconds = self._chance.uniform(*(STALL_S if self._happens(self.habits.stalls) else FORCE_S))
+        seconds = self._chance.uniform(
+            *(STALL_S if self._happens(SLOW if self.slow else self.habits.stalls) else FORCE_S)
+        )
         if self.habits.early:
             packet.locks.clear()
             self._wake()

@@ -232,9 +232,9 @@ SILENCES = ("pause", "pause-while-committing", "journal-cut", "journal-stall", "
 """Processes fall silent, and most wake up again."""
 GUESSES = ("journal-clock-drift", "journal-stall", "journal-cut", "clock-drift")
 """Processes that live and work are taken for dead."""
-LOSSES = ("lose-a-reply", "journal-stall", "journal-cut", "cut-replies", "delay", "loss", "kill")
+LOSSES = ("lose-a-reply", "journal-slow", "journal-stall", "journal-cut", "cut-replies", "delay", "loss", "kill")
 """Replies of the journal are lost, or late."""
-CRASHES = ("database-restart-while-committing", "database-restart", "kill", "pause")
+CRASHES = ("database-restart-while-committing", "database-restart", "journal-slow", "kill")
 """The journal's database loses what was not on disk."""
 
 MUTANTS: Sequence[Mutant] = (
