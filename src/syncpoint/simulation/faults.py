@@ -315,6 +315,8 @@ def draw(
     """A seed's plan: some of `kinds`, some of their faults, in order of time."""
     in_database = any(database.rows is not None for database in scene.databases)
     kinds = [kind for kind in kinds if (kind not in OF_A_FOLDER if in_database else KINDS[kind].on != "journal")]
+    if not kinds:
+        return []  # none of them can hurt this seed
     chosen = [kind for kind in kinds if chance.random() < 0.5] or [chance.choice(list(kinds))]
     planned = []
     for _ in range(chance.randint(*count)):
