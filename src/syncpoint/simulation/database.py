@@ -162,7 +162,8 @@ class SimDatabase:
         """Active branches, each if `chosen` says so, are rolled back, and their clients are not told."""
         for connection in list(self._connections):
             session = connection.session
-            if session.work is not None and session.work.unit.state is State.WORKING and chosen():
+            is_active = session.work is not None and session.work.unit.state is State.WORKING
+            if is_active and session not in self._deciding and chosen():  # a COMMIT under way is none of them
                 self.world.count("branches rolled back by the server")
                 self.engine.leave(session, commit=False)
 
