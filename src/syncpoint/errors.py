@@ -164,6 +164,10 @@ class AlreadyCommitted(TransactionError):
         self.result = result
 
 
+class ResultUnreadable(TransactionError):
+    """The transaction is committed, but the bytes stored as its result are no value. It was not run again."""
+
+
 class TransactionRunning(TransactionError):
     """A transaction with this id is running now; it was not run a second time (C7)."""
 
