@@ -1,0 +1,274 @@
+"""Details of the folder's journal that decide something now and then: orders, bounds, bytes.
+
+Found missing by mutants. Not for: words (test_words.py), or the ordinary course (test_folder.py, test_sharing.py).
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from syncpoint.errors import JournalDamaged
+from syncpoint.ids import Attempt, Incarnation, TransactionId
+from syncpoint.journal.base import Claim, Story
+from syncpoint.journal.format import Header, SegmentName, batches_behind, encode_batch, read_batches
+from syncpoint.journal.head import Paths, claim_position
+from syncpoint.journal.index import Index
+from syncpoint.journal.inspect import Damage, RecordLine, salvage, verify
+from syncpoint.journal.members import Member
+from syncpoint.records import CoordinatorKnown, Heuristic, Record
+from syncpoint.testing.disks import MemoryDisk
+from tests.journal.support import COORDINATOR, FOLDER, Process, commit, end, heuristic, identifier, key, transaction
+
+NAME = SegmentName(Incarnation(1), 1)
+SEGMENT = f"{FOLDER}/segments/{NAME}"
+
+
+def opened(disk: MemoryDisk) -> Process:
+    return Process(disk.process()).open()
+
+
+# --- attempts and claims -----------------------------------------------------------------------------------------
+
+
+def test_attempts_are_counted_one_by_one_to_the_last() -> None:
+    process = opened(MemoryDisk())
+    assert [process.journal.next_attempt().counter for _ in range(3)] == [1, 2, 3]
+    process.journal._counter = Attempt.COUNTER_MAX - 1
+    assert process.journal.next_attempt().counter == Attempt.COUNTER_MAX
+    with pytest.raises(AssertionError):
+        process.journal.next_attempt()
+
+
+def test_the_byte_that_is_claimed_never_changes() -> None:
+    """Processes of an older and a newer Syncpoint share a folder during an upgrade (C7)."""
+    raw = bytes.fromhex("ffeeddccbbaa9988") + b"\xff" * 8
+    assert claim_position(TransactionId(raw)) == 0xFFEEDDCCBBAA9988 >> 2 < 1 << 63
+    assert claim_position(TransactionId(bytes(7) + b"\x04" + b"\xff" * 8)) == 1
+
+
+def test_a_claim_that_is_interrupted_while_it_is_taken_is_given_back() -> None:
+    disk = MemoryDisk()
+    process = opened(disk)
+
+    def interrupt(step: Any) -> None:
+        if step.what == "journal survey":
+            raise KeyboardInterrupt
+
+    process.runner.before = interrupt
+    with pytest.raises(KeyboardInterrupt):
+        process(process.journal.claim(transaction(1)))
+    process.runner.before = lambda step: None
+    other = opened(disk)
+    assert other(other.journal.claim(transaction(1))) == Claim(mine=True)
+
+
+def test_the_story_is_told_by_everybody_who_has_a_part_of_it() -> None:
+    disk = MemoryDisk()
+    first, second, third = (opened(disk) for _ in range(3))
+    for number, process in enumerate((first, second, third), 1):
+        process(process.journal.force((heuristic(key(1), branch=number),)))
+    told = first(first.journal.story(transaction(1)))
+    assert told == Story(
+        transaction(1), tuple((Incarnation(number), heuristic(key(1), branch=number)) for number in (1, 2, 3))
+    )
+
+
+# --- taking over -------------------------------------------------------------------------------------------------
+
+
+def test_an_address_that_is_held_already_is_not_copied() -> None:
+    disk = MemoryDisk()
+    first, second = opened(disk), opened(disk)
+    same = CoordinatorKnown(guid=b"N" * 16, address="a", at_ms=5)
+    for process in (first, second):
+        process(process.journal.force((same, commit(key(process.journal.incarnation)))))
+    disk_of_second = second.disk
+    assert hasattr(disk_of_second, "kill")
+    disk_of_second.kill()
+    first(first.journal.look())
+    data = disk.read(SEGMENT)
+    records = [record for batch in read_batches(NAME, data).batches for _, record in batch.records]
+    assert records == [same, commit(key(1)), commit(key(2))]
+
+
+def test_the_first_word_about_a_branch_stands_unless_nobody_knew() -> None:
+    def outcome(name: str, at_ms: int) -> Heuristic:
+        kept = heuristic(key(1), at_ms=at_ms)
+        return Heuristic(
+            transaction=kept.transaction,
+            attempt=kept.attempt,
+            resource="bank",
+            identifier=identifier(key(1)),
+            outcome=name,
+            decided="commit",
+            detail="",
+            at_ms=at_ms,
+        )
+
+    def listed(*records: Record) -> list[Record]:
+        index = Index()
+        for record in records:
+            index.apply(record)
+        return list(index.heuristics.values())
+
+    rollback, mixed = outcome("HEURISTIC_ROLLBACK", 1), outcome("HEURISTIC_MIXED", 2)
+    hazard = outcome("HEURISTIC_HAZARD", 3)
+    assert listed(rollback, mixed) == listed(rollback, hazard) == [rollback]
+    assert listed(hazard, mixed, rollback) == [mixed]
+
+
+# --- following the living ----------------------------------------------------------------------------------------
+
+
+class Looker:
+    """A member that is followed, and what was read from the disk for it."""
+
+    def __init__(self) -> None:
+        self.disk = MemoryDisk()
+        self.process = opened(self.disk)
+        self.member = Member(Incarnation(1))
+        self.read: list[str] = []
+        self.disk.on_operation = self._note
+
+    def _note(self, operation: str, path: str) -> None:
+        if operation == "read":
+            self.read.append(path)
+
+    def follow(self, *numbers: int) -> int:
+        """How often a file was read."""
+        self.read.clear()
+        self.member.follow(self.disk, Paths(FOLDER), numbers, self.process.runner.mutex())
+        return len(self.read)
+
+
+def test_who_has_written_nothing_is_not_read_again() -> None:
+    looker = Looker()
+    for number in (1, 2):
+        before = looker.member.offset
+        looker.process(looker.process.journal.force((commit(key(number)),)))
+        assert (looker.follow(1), looker.follow(1)) == (1, 0)
+        assert before < looker.member.offset <= looker.disk.size(SEGMENT) == looker.member.size_seen
+        assert (looker.member.number, looker.member.uncertain) == (1, [])
+    assert list(looker.member.index.unended) == [key(1), key(2)]
+
+
+def test_damage_in_a_living_file_is_told_at_the_second_look() -> None:
+    looker = Looker()
+    looker.process(looker.process.journal.force((commit(key(1)),)))
+    looker.process(looker.process.journal.force((commit(key(2)),)))
+    batch = next(one for one in read_batches(NAME, looker.disk.read(SEGMENT)).batches if one.records)
+    looker.disk.flip(SEGMENT, batch.start + 30)
+    with pytest.raises(JournalDamaged) as caught:
+        looker.follow(1)
+    assert (caught.value.path, caught.value.offset) == (SEGMENT, batch.start)
+    assert "the batch's checksum is wrong" in caught.value.message
+    assert len(looker.read) == 2
+
+
+# --- what stands behind damage -----------------------------------------------------------------------------------
+
+
+def three_batches() -> tuple[bytes, list[int]]:
+    """Batches without a header in front, and where each begins in them."""
+    data, starts = b"", []
+    for number in (1, 2, 3):
+        starts.append(len(data))
+        data += encode_batch(NAME, 100 + len(data), 100, (commit(key(number), result=b"BTCH" * number),))
+    return data, starts
+
+
+def test_batches_behind_a_place_wherever_the_bytes_begin() -> None:
+    data, starts = three_batches()
+
+    def found(offset: int, data: bytes = data) -> list[int]:
+        return [batch.start - 100 for batch in batches_behind(NAME, data, 100 + offset, base=100)]
+
+    assert found(-1) == starts, "a batch may begin at the very next byte"
+    assert found(0) == starts[1:]
+    assert found(starts[1] - 1) == starts[1:]
+    assert found(starts[2]) == []
+    broken = bytearray(data)
+    broken[starts[1] + 30] ^= 1
+    assert found(-1, bytes(broken)) == [starts[0], starts[2]], "the words inside a record are no batches"
+    whole = Header(COORDINATOR, NAME, 5).to_bytes() + encode_batch(NAME, 64, 64, (commit(key(1)),))
+    assert [batch.start for batch in batches_behind(NAME, whole, 0)] == [64]
+
+
+def test_salvage_says_where_each_record_stood_and_what_is_lost_between() -> None:
+    disk = MemoryDisk()
+    process = opened(disk)
+    for number in (1, 2, 3):
+        process(process.journal.force((commit(key(number)), end(key(number)))))
+    disk.kill_all()
+    batches = [batch for batch in read_batches(NAME, disk.read(SEGMENT)).batches if batch.records]
+    broken = batches[1]
+    disk.flip(SEGMENT, broken.start + 5)
+    disk.flip(SEGMENT, 12)
+    lines = list(salvage(FOLDER, disk))
+    assert [line for line in lines if isinstance(line, Damage)] == [
+        Damage(SEGMENT, 0, "the segment's header is not readable"),
+        Damage(SEGMENT, broken.start, "the batch's checksum is wrong"),
+    ]
+    expected = [
+        RecordLine(SEGMENT, offset, Incarnation(1), record) for batch in batches for offset, record in batch.records
+    ]
+    assert [line for line in lines if isinstance(line, RecordLine)] == expected
+
+
+def test_verify_passes_over_what_goes_meanwhile_and_goes_on() -> None:
+    disk = MemoryDisk()
+    opened(disk)
+    second = opened(disk)
+    second(second.journal.force((commit(key(1)),)))
+    other = f"{FOLDER}/segments/{SegmentName(Incarnation(2), 1)}"
+
+    def vanish(operation: str, path: str) -> None:
+        if operation == "read" and path == SEGMENT:
+            raise FileNotFoundError(2, "gone", path)
+
+    disk.on_operation = vanish
+    assert [segment.file for segment in verify(FOLDER, disk).segments] == [other]
+    assert [line.record for line in salvage(FOLDER, disk) if isinstance(line, RecordLine)] == [commit(key(1))]
+
+
+def test_damage_is_told_once_and_not_as_a_torn_tail() -> None:
+    disk = MemoryDisk()
+    process = opened(disk)
+    for number in (1, 2):
+        process(process.journal.force((commit(key(number)),)))
+    first = next(one for one in read_batches(NAME, disk.read(SEGMENT)).batches if one.records)
+    disk.flip(SEGMENT, first.start + 30)
+    report = verify(FOLDER, disk)
+    assert [segment.torn for segment in report.segments] == [""]
+    assert report.damages == (Damage(SEGMENT, first.start, "the batch's checksum is wrong"),)
+
+
+def test_a_segment_of_another_journal_is_damage_wherever_one_looks() -> None:
+    disk = MemoryDisk()
+    process = opened(disk)
+    process(process.journal.force((commit(key(1)),)))
+    data = disk.read(SEGMENT)
+    disk.kill_all()
+    disk.remove(SEGMENT)
+    strange = Header(COORDINATOR, NAME, 5).to_bytes() + data[64:]
+    disk.create(SEGMENT).append(strange)
+    assert verify(FOLDER, disk).damages == (Damage(SEGMENT, 0, "the header names another segment or another journal"),)
+
+
+def test_a_segment_that_ends_too_early_before_another_is_damage() -> None:
+    disk = MemoryDisk()
+    process = opened(disk)
+    process(process.journal.force((commit(key(1)),)))
+    data = disk.read(SEGMENT)
+    disk.kill_all()
+    batch = next(one for one in read_batches(NAME, data).batches if one.records)
+    disk.remove(SEGMENT)
+    disk.create(SEGMENT).append(data[: batch.end])
+    disk.create(f"{FOLDER}/segments/{SegmentName(Incarnation(1), 2)}").append(
+        Header(process.journal.coordinator, SegmentName(Incarnation(1), 2), 5).to_bytes()
+    )
+    assert verify(FOLDER, disk).damages == (
+        Damage(SEGMENT, batch.end, "its end is missing, although a later segment follows"),
+    )
