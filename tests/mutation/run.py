@@ -46,15 +46,16 @@ def run(name: str, folder: Path, *, sample: int | None = None, seed: int = 1) ->
         everything = sorted(_all_names(folder))
         names = random.Random(seed).sample(everything, min(sample, len(everything)))
     with ExitStack() as held:
-        environment = {**os.environ, "PYTHONDONTWRITEBYTECODE": "1", "PYTHONPATH": ""}
+        kept = {key: value for key, value in os.environ.items() if not key.startswith("PYTEST_")}
+        environment = {**kept, "PYTHONDONTWRITEBYTECODE": "1"}
         if part.needs_postgres:
             environment[POSTGRES_URL] = _postgres(held)
         command = [sys.executable, "-m", "mutmut", "run", "--max-children", "1", *names]
         done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, check=False)
-    results = dict(_results(folder))
-    if not any(result != UNTRIED for result in results.values()):
+    found = dict(results(folder))
+    if not any(result != UNTRIED for result in found.values()):
         raise RuntimeError(f"mutmut tried nothing:\n{done.stdout[-3000:]}\n{done.stderr[-3000:]}")
-    return _figures(folder, results)
+    return _figures(folder, found)
 
 
 def stage(part: Part, folder: Path) -> None:
@@ -108,8 +109,8 @@ def _all_names(folder: Path) -> Iterator[str]:
                 yield from (get_mutant_name(path, one) for one in mutated.mutant_names)
 
 
-def _results(folder: Path) -> Iterator[tuple[str, str]]:
-    """(mutant, what became of it) of every mutant that there is."""
+def results(folder: Path) -> Iterator[tuple[str, str]]:
+    """(mutant, what became of it) of every mutant in a part's folder."""
     from mutmut.stats import status_by_exit_code
 
     words = {"killed": KILLED, "timeout": TIMEOUT, "not checked": UNTRIED, "segfault": KILLED}
@@ -118,15 +119,15 @@ def _results(folder: Path) -> Iterator[tuple[str, str]]:
             yield mutant, words.get(status_by_exit_code[code], SURVIVED)  # no test reaches it: it survives
 
 
-def _figures(folder: Path, results: dict[str, str]) -> dict[str, Any]:
-    survivors = [survivor(folder, mutant) for mutant, result in results.items() if result == SURVIVED]
+def _figures(folder: Path, found: dict[str, str]) -> dict[str, Any]:
+    survivors = [survivor(folder, mutant) for mutant, result in found.items() if result == SURVIVED]
     explained, unexplained = explain(survivors)
     by_file: dict[str, dict[str, int]] = {}
-    for mutant, result in results.items():
+    for mutant, result in found.items():
         counts = by_file.setdefault(_file(mutant), dict.fromkeys((KILLED, SURVIVED, TIMEOUT, UNTRIED), 0))
         counts[result] += 1
     totals = {word: sum(counts[word] for counts in by_file.values()) for word in (KILLED, SURVIVED, TIMEOUT, UNTRIED)}
-    tried = len(results) - totals[UNTRIED]
+    tried = len(found) - totals[UNTRIED]
     return {
         "mutants": tried,
         "killed": totals[KILLED] + totals[TIMEOUT],
@@ -175,7 +176,7 @@ def main() -> int:
         if asked.anew:
             shutil.rmtree(folder, ignore_errors=True)
         if asked.show:
-            figures[name] = _figures(folder, dict(_results(folder)))
+            figures[name] = _figures(folder, dict(results(folder)))
         else:
             figures[name] = run(name, folder, sample=asked.sample, seed=asked.seed)
     total: dict[str, Any] = {
