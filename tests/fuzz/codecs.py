@@ -10,7 +10,7 @@ import tempfile
 import apsw
 import msgspec
 
-from syncpoint.errors import FormatTooNew, JournalRefused, ResultUnreadable
+from syncpoint.errors import FormatTooNew, JournalUnavailable, ResultUnreadable
 from syncpoint.ids import XA_FORMAT_ID, Attempt, BranchNumber, Guid, Identifier, Incarnation, NotOurs, TransactionId
 from syncpoint.integrations.idempotency import BadReply, MalformedKey, Reply, parse_key, read_key
 from syncpoint.journal import rows
@@ -122,7 +122,7 @@ def rows_of_names(raw: bytes) -> None:
     for read in (rows.records, rows.keys, rows.transactions, rows.claims, rows.incarnations, rows.number):
         try:
             read(found)  # type: ignore[operator]
-        except (JournalRefused, FormatTooNew):
+        except (JournalUnavailable, FormatTooNew):
             continue
 
 
@@ -204,7 +204,7 @@ CODECS = (
     Decoder("segment-header", header, (BadBytes, FormatTooNew), (Header(Guid(b"C" * 16), SEGMENT, 5).to_bytes(),)),
     Decoder("segment", batches, (FormatTooNew,), (_segment(), b"")),
     Decoder(
-        "database-records", rows_of_records, (JournalRefused, FormatTooNew), [encode_record(one) for one in RECORDS]
+        "database-records", rows_of_records, (JournalUnavailable, FormatTooNew), [encode_record(one) for one in RECORDS]
     ),
     Decoder("database-names", rows_of_names, (), (b"54" * 16 + b"\n30064771081", b"7", b"\n")),
     Decoder(

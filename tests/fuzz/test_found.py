@@ -18,6 +18,7 @@ from syncpoint.errors import (
     ConfigurationError,
     JournalDamaged,
     JournalRefused,
+    JournalUnavailable,
     ResultNotStorable,
     ResultUnreadable,
 )
@@ -110,28 +111,28 @@ RECORD = encode_record(commit(key(1))).hex()
 
 @pytest.mark.parametrize("text", [None, "", "zz", "00", "01ff", RECORD[:-2]])
 def test_a_row_that_holds_no_record_is_refused_in_our_words(text: str | None) -> None:
-    with pytest.raises(JournalRefused, match=r"something else than a record .* restore it") as caught:
+    with pytest.raises(JournalUnavailable, match=r"something else than a record .* restore it") as caught:
         rows.records([(text,)])
     assert caught.value.advice
 
 
 def test_a_row_that_holds_another_record_than_a_commit_is_refused() -> None:
     assert rows.commit([(RECORD,)]) == commit(key(1))
-    with pytest.raises(JournalRefused, match=r"a Commit record .*: it is Abort"):
+    with pytest.raises(JournalUnavailable, match=r"a Commit record .*: it is Abort"):
         rows.commit([(encode_record(abort(key(1))).hex(),)])
 
 
 @pytest.mark.parametrize("row", [("54" * 15, "1"), ("xx" * 16, "1"), ("54" * 16, "-1"), ("54" * 16, "x"), (None, "1")])
 def test_a_row_without_a_key_is_refused(row: tuple[str | None, str | None]) -> None:
-    with pytest.raises(JournalRefused):
+    with pytest.raises(JournalUnavailable):
         rows.keys([row])
-    with pytest.raises(JournalRefused):
+    with pytest.raises(JournalUnavailable):
         rows.claims([row])
 
 
 @pytest.mark.parametrize("text", ["x", "-1", "1e3", "4294967296", "9" * 5000])
 def test_a_row_without_an_incarnation_is_refused(text: str) -> None:
-    with pytest.raises(JournalRefused):
+    with pytest.raises(JournalUnavailable):
         rows.incarnations([(text,)])
     assert rows.incarnations([("7",), ("4294967295",)]) == [7, 0xFFFF_FFFF]
 
@@ -143,7 +144,7 @@ def test_a_number_is_read_and_missing_ones_are_zero() -> None:
         12,
         (1 << 64) - 1,
     ]
-    with pytest.raises(JournalRefused, match="is not within its bounds"):
+    with pytest.raises(JournalUnavailable, match="is not within its bounds"):
         rows.number([(str(1 << 64),)])
 
 

@@ -1,6 +1,7 @@
 """What the journal's rows in a database hold, as records, keys and numbers. Not for: asking for them (database.py).
 
-Every function raises JournalRefused for a row that Syncpoint did not write, and FormatTooNew for a later one's.
+Every function raises JournalUnavailable for a row that Syncpoint did not write, and FormatTooNew for a later one's. It
+stops nothing but what needs that row, and is tried again: a person can mend a row while all others go on (O39).
 """
 
 from __future__ import annotations
@@ -8,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import TypeVar
 
-from syncpoint.errors import JournalRefused
+from syncpoint.errors import JournalUnavailable
 from syncpoint.ids import INCARNATION_MAX, Attempt, Incarnation, Key, TransactionId
 from syncpoint.journal.store import Row
 from syncpoint.records import AnyRecord, Commit, KeyedRecord, decode_record
@@ -78,8 +79,8 @@ def _read(read: Callable[[str], _T], text: str | None, what: str) -> _T:
         raise _refused(what, str(error)) from None
 
 
-def _refused(what: str, why: str) -> JournalRefused:
-    return JournalRefused(
+def _refused(what: str, why: str) -> JournalUnavailable:
+    return JournalUnavailable(
         f"A table of the journal holds something else than {what} where one must stand: {why}.",
         advice="Nothing was changed. Somebody else has written to the schema syncpoint: see what, and restore it.",
     )
