@@ -26,7 +26,7 @@ KEPT = ROOT / ".fuzz"
 INPUT_SIZE_BYTES_MAX = 4096
 ONE_INPUT_S_MAX = 10  # a decoder that takes longer for so little hangs
 MEMORY_MB_MAX = 1024
-SLACK_S = 60  # for the start, and for one last slow input
+SLACK_S = 300  # for the start on a busy machine, and for one last slow input
 _RUNS = re.compile(r"stat::number_of_executed_units:\s*(\d+)")
 _COVERED = re.compile(r"\bcov: (\d+)")
 
@@ -43,21 +43,28 @@ def fuzz(name: str, seconds: int) -> dict[str, Any]:
     memory = (f"-rss_limit_mb={MEMORY_MB_MAX}", f"-malloc_limit_mb={MEMORY_MB_MAX // 2}")
     command = [sys.executable, "-m", "tests.fuzz.child", name, *limits, *memory]
     command += ["-print_final_stats=1", f"-artifact_prefix={findings}/", str(corpus)]
-    done = subprocess.run(
-        command, cwd=ROOT, capture_output=True, text=True, errors="replace", timeout=seconds + SLACK_S, check=False
-    )
+    code, said = _run(command, seconds + SLACK_S)
     found = sorted(str(one.relative_to(ROOT)) for one in set(findings.iterdir()) - before)
-    runs, covered = _RUNS.findall(done.stderr), _COVERED.findall(done.stderr)
+    runs, covered = _RUNS.findall(said), _COVERED.findall(said)
     figures: dict[str, Any] = {
         "inputs": int(runs[-1]) if runs else 0,
         "covered": int(covered[-1]) if covered else 0,
         "findings": found,
     }
-    if done.returncode or found:
-        figures["said"] = done.stderr[-2000:]
+    if code or found:
+        figures["said"] = said[-2000:]
     if found:
         figures["replay"] = f"python -m tests.fuzz.run --replay {found[0]}"
     return figures
+
+
+def _run(command: list[str], seconds: int) -> tuple[int, str]:
+    """(exit code, what it said); one that never ends is ended, and has failed."""
+    try:
+        done = subprocess.run(command, cwd=ROOT, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, timeout=seconds)
+    except subprocess.TimeoutExpired as error:
+        return 1, f"{(error.stderr or b'').decode(errors='replace')}\nended after {seconds} s"
+    return done.returncode, done.stderr.decode(errors="replace")
 
 
 def replay(finding: Path) -> None:

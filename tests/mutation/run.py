@@ -93,7 +93,7 @@ def _files(path: Path) -> Iterator[Path]:
 def _postgres(held: ExitStack) -> str:
     from syncpoint.testing.servers.postgres import PostgresServer
 
-    server = held.enter_context(PostgresServer(settings={"fsync": "off", "max_connections": "200"}))
+    server = held.enter_context(PostgresServer(settings={"max_connections": "200"}))
     return server.url("postgres")
 
 
