@@ -17,9 +17,22 @@ from syncpoint.journal.head import Paths, claim_position
 from syncpoint.journal.index import Index
 from syncpoint.journal.inspect import Damage, RecordLine, salvage, verify
 from syncpoint.journal.members import Member
+from syncpoint.journal.opening import read_or_make
 from syncpoint.records import CoordinatorKnown, Heuristic, Record
 from syncpoint.testing.disks import MemoryDisk
-from tests.journal.support import COORDINATOR, FOLDER, Process, commit, end, heuristic, identifier, key, transaction
+from tests.journal.support import (
+    COORDINATOR,
+    FOLDER,
+    ManualClock,
+    Process,
+    SeededRandom,
+    commit,
+    end,
+    heuristic,
+    identifier,
+    key,
+    transaction,
+)
 
 NAME = SegmentName(Incarnation(1), 1)
 SEGMENT = f"{FOLDER}/segments/{NAME}"
@@ -122,49 +135,66 @@ def test_the_first_word_about_a_branch_stands_unless_nobody_knew() -> None:
 # --- following the living ----------------------------------------------------------------------------------------
 
 
-class Looker:
-    """A member that is followed, and what was read from the disk for it."""
+class NotingDisk(MemoryDisk):
+    """Notes from where each file was read."""
 
     def __init__(self) -> None:
-        self.disk = MemoryDisk()
+        super().__init__()
+        self.reads: list[tuple[str, int]] = []
+
+    def read(self, path: str, offset: int = 0, size_bytes_max: int = -1) -> bytes:
+        self.reads.append((path, offset))
+        return super().read(path, offset, size_bytes_max)
+
+
+class Looker:
+    """A living process, and a member that follows it."""
+
+    def __init__(self) -> None:
+        self.disk = NotingDisk()
         self.process = opened(self.disk)
         self.member = Member(Incarnation(1))
-        self.read: list[str] = []
-        self.disk.on_operation = self._note
 
-    def _note(self, operation: str, path: str) -> None:
-        if operation == "read":
-            self.read.append(path)
-
-    def follow(self, *numbers: int) -> int:
-        """How often a file was read."""
-        self.read.clear()
+    def follow(self, *numbers: int) -> list[int]:
+        """From which offsets its file was read."""
+        self.disk.reads.clear()
         self.member.follow(self.disk, Paths(FOLDER), numbers, self.process.runner.mutex())
-        return len(self.read)
+        assert {path for path, _ in self.disk.reads} <= {SEGMENT}
+        return [offset for _, offset in self.disk.reads]
 
 
 def test_who_has_written_nothing_is_not_read_again() -> None:
     looker = Looker()
+    where = 64
     for number in (1, 2):
-        before = looker.member.offset
         looker.process(looker.process.journal.force((commit(key(number)),)))
-        assert (looker.follow(1), looker.follow(1)) == (1, 0)
-        assert before < looker.member.offset <= looker.disk.size(SEGMENT) == looker.member.size_seen
+        assert (looker.follow(1), looker.follow(1)) == ([where], [])
+        assert where < looker.member.offset <= looker.disk.size(SEGMENT) == looker.member.size_seen
         assert (looker.member.number, looker.member.uncertain) == (1, [])
+        where = looker.member.offset
     assert list(looker.member.index.unended) == [key(1), key(2)]
 
 
 def test_damage_in_a_living_file_is_told_at_the_second_look() -> None:
     looker = Looker()
-    looker.process(looker.process.journal.force((commit(key(1)),)))
-    looker.process(looker.process.journal.force((commit(key(2)),)))
+    for number in (1, 2):
+        looker.process(looker.process.journal.force((commit(key(number)),)))
     batch = next(one for one in read_batches(NAME, looker.disk.read(SEGMENT)).batches if one.records)
     looker.disk.flip(SEGMENT, batch.start + 30)
     with pytest.raises(JournalDamaged) as caught:
         looker.follow(1)
     assert (caught.value.path, caught.value.offset) == (SEGMENT, batch.start)
     assert "the batch's checksum is wrong" in caught.value.message
-    assert len(looker.read) == 2
+    assert looker.disk.reads == [(SEGMENT, 64)] * 2
+
+
+def test_two_commits_of_one_transaction_can_both_be_ended() -> None:
+    """No journal accepts the second; whoever reads a file must not fall over it."""
+    index = Index()
+    one, other = key(1), key(1, Attempt(Incarnation(2), 1))
+    for record in (commit(one), commit(other), end(one), end(other)):
+        index.apply(record)
+    assert (index.alive(), index.committed(one.transaction)) == ([], None)
 
 
 # --- what stands behind damage -----------------------------------------------------------------------------------
@@ -272,3 +302,27 @@ def test_a_segment_that_ends_too_early_before_another_is_damage() -> None:
     assert verify(FOLDER, disk).damages == (
         Damage(SEGMENT, batch.end, "its end is missing, although a later segment follows"),
     )
+
+
+def test_a_journal_in_which_nobody_has_written_is_whole() -> None:
+    disk = MemoryDisk()
+    disk.make_folder(FOLDER)
+    read_or_make(disk, ManualClock(), SeededRandom(), Paths(FOLDER))
+    report = verify(FOLDER, disk)
+    assert (report.ok, report.highest_incarnation, report.segments) == (True, 0, ())
+
+
+def test_a_sealed_segment_before_the_next_is_whole() -> None:
+    disk = MemoryDisk()
+    process = opened(disk)
+    process(process.journal.force((commit(key(1)),)))
+    disk.kill_all()
+    following = SegmentName(Incarnation(1), 2)
+    header = Header(process.journal.coordinator, following, 5).to_bytes()
+    disk.create(f"{FOLDER}/segments/{following}").append(header + encode_batch(following, 64, 64, ()))
+    report = verify(FOLDER, disk)
+    assert report.ok
+    assert [(one.incarnation, one.number, one.records, one.torn) for one in report.segments] == [
+        (1, 1, 1, ""),
+        (1, 2, 0, ""),
+    ]

@@ -35,8 +35,8 @@ PARTS = {
         _named(
             "{}.py",
             "journal/test_folder journal/test_format journal/test_index journal/test_inspect journal/test_words "
-            "journal/test_sharing journal/test_refusals journal/test_refused journal/test_failures journal/test_crash "
-            "journal/test_urls fuzz/test_found",
+            "journal/test_details journal/test_sharing journal/test_refusals journal/test_refused "
+            "journal/test_failures journal/test_crash journal/test_urls fuzz/test_found",
         ),
     ),
     "database": Part(
