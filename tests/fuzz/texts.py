@@ -77,7 +77,7 @@ def journal_url(raw: bytes) -> None:
     text = as_text(raw)
     assert isinstance(urls.is_database(text, {"bank"}), bool)
     shown = urls.address_of(text)
-    assert "s3cret" not in shown or not _WITH_PASSWORD.match(text)  # else a folder of that name
+    assert ":s3cret@" not in shown or not _WITH_PASSWORD.match(text)  # else a folder of that name
     place = urls.database_place(
         text, {"bank": "postgresql://localhost/bank"}, mode="sync", clock=ManualClock(), random=SeededRandom()
     )

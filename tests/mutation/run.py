@@ -6,13 +6,14 @@ Each part (parts.py) is copied to .mutants/PART and mutated there; a run that wa
 functions that changed are tried again. Every survivor is either explained in survivors.toml or listed, and the run
 fails. Prints JSON figures: {"mutants", "killed", "survived", "explained", "by_file", …}.
 
-mutmut mutates the bodies of functions: neither tables of a module or class, nor functions with a decorator other than
-classmethod and staticmethod. Not for: deliberate bugs with names (syncpoint.simulation).
+mutmut mutates the bodies of functions, not the tables of a module or class. Not for: deliberate bugs with names
+(syncpoint.simulation).
 """
 
 from __future__ import annotations
 
 import argparse
+import ast
 import json
 import os
 import random
@@ -34,6 +35,8 @@ COPIED = ("src", "tests", "docs", "pyproject.toml", "README.md", "CONTRIBUTING.m
 START_S = 10
 """What a mutant's tests may take beside the time they took without it; with the factor, also under load."""
 FACTOR = 5
+PLAIN = "_plain_"
+"""Before the name of a function whose decorator was taken off."""
 KILLED, SURVIVED, TIMEOUT, UNTRIED = "killed", "survived", "timeout", "not tried"
 
 
@@ -60,12 +63,17 @@ def run(name: str, folder: Path, *, sample: int | None = None, seed: int = 1) ->
 
 def stage(part: Part, folder: Path) -> None:
     """Copy what changed, and say what is to be mutated. Times of files tell mutmut what it knows already."""
+    package = ROOT / "src" / "syncpoint"
+    mutated = {file for pattern in part.files for file in package.glob(pattern)}
     for name in COPIED:
         for source in _files(ROOT / name):
             target = folder / source.relative_to(ROOT)
-            if not target.exists() or target.read_bytes() != source.read_bytes():
+            wanted = source.read_bytes()
+            if source in mutated:
+                wanted = undecorated(wanted.decode()).encode()
+            if not target.exists() or target.read_bytes() != wanted:
                 target.parent.mkdir(parents=True, exist_ok=True)
-                target.write_bytes(source.read_bytes())
+                target.write_bytes(wanted)
     for name in ("src", "tests"):
         for target in _files(folder / name):
             if not (ROOT / target.relative_to(folder)).exists():
@@ -81,6 +89,22 @@ def stage(part: Part, folder: Path) -> None:
     lines = [f"{key} = {json.dumps(value)}" for key, value in settings.items()]
     text = f"{(ROOT / 'pyproject.toml').read_text()}\n[tool.mutmut]\n" + "\n".join(lines) + "\n"
     (folder / "pyproject.toml").write_text(text)
+
+
+def undecorated(code: str) -> str:
+    """Properties and context managers written as plain functions, with the decorator applied behind them: mutmut leaves
+    decorated functions alone."""
+    lines = code.splitlines(keepends=True)
+    functions = [node for node in ast.walk(ast.parse(code)) if isinstance(node, ast.FunctionDef)]
+    for node in sorted(functions, key=lambda one: one.lineno, reverse=True):
+        match node.decorator_list:
+            case [ast.Name(id="property" | "contextmanager" as decorator)]:
+                assert node.end_lineno is not None
+                indent = " " * node.col_offset
+                lines.insert(node.end_lineno, f"\n{indent}{node.name} = {decorator}({PLAIN}{node.name})\n")
+                lines[node.lineno - 1] = lines[node.lineno - 1].replace(f"def {node.name}(", f"def {PLAIN}{node.name}(")
+                del lines[node.decorator_list[0].lineno - 1]
+    return "".join(lines)
 
 
 def _files(path: Path) -> Iterator[Path]:
@@ -156,7 +180,7 @@ def survivor(folder: Path, mutant: str) -> Survivor:
         function, owner = orig_function_and_class_names_from_key(mutant)
     return Survivor(
         file=_file(mutant),
-        function=f"{owner}.{function}" if owner else function,
+        function=(f"{owner}.{function}" if owner else function).replace(PLAIN, ""),
         was=" ".join(line[1:].strip() for line in lines if line.startswith("-")),
         became=" ".join(line[1:].strip() for line in lines if line.startswith("+")),
     )

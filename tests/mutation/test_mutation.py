@@ -6,12 +6,14 @@ The long form is `make mutants`. Not for: what the long form found (survivors.to
 from __future__ import annotations
 
 import ast
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from tests.mutation.parts import PARTS
-from tests.mutation.run import KILLED, ROOT, results, run, survivor
+from tests.mutation.run import KILLED, ROOT, results, run, survivor, undecorated
 from tests.mutation.survivors import Explanation, Survivor, explain, explanations
 
 NAMED = {
@@ -59,6 +61,30 @@ def test_an_explanation_covers_its_own_mutants_only() -> None:
     strange = Survivor("no.py", "f", "a", "b")
     assert explain([strange]) == ([], [strange])
     assert str(strange) == "no.py f: a  ->  b"
+
+
+def test_properties_become_functions_that_can_be_mutated() -> None:
+    code = """
+class A:
+    @property
+    def one(self) -> int:
+        return 1
+
+    @staticmethod
+    def two() -> int:
+        return 2
+
+@contextmanager
+def three():
+    yield 3
+"""
+    plain = undecorated(code)
+    assert "@property" not in plain
+    assert "@staticmethod" in plain
+    found: dict[str, Any] = {"contextmanager": contextmanager}
+    exec(plain, found)  # noqa: S102
+    with found["three"]() as three:
+        assert (found["A"]().one, found["A"].two(), three) == (1, 2, 3)
 
 
 @pytest.mark.parametrize("name", sorted(PARTS))
