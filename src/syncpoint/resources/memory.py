@@ -31,7 +31,7 @@ from syncpoint.resources.base import (
     Vote,
 )
 from syncpoint.resources.memory_server import LostReply, MemoryServer, MemorySession, Work
-from syncpoint.steps import Local, Script, Wait
+from syncpoint.steps import Local, Script, Step, Wait
 
 __all__ = ["LostReply", "MemoryConnection", "MemoryResource", "MemoryServer", "RowLocked"]
 
@@ -88,7 +88,7 @@ class MemoryResource(Resource):
     # --- connections -----------------------------------------------------------------------------------
 
     def open(self) -> Script[Session]:
-        session: Session = yield Local(self._connect, "connect")
+        session: Session = yield self._step(self._connect, "connect", None)
         return session
 
     def _connect(self) -> Session:
@@ -100,7 +100,7 @@ class MemoryResource(Resource):
         return session
 
     def close(self, session: Session) -> Script[None]:
-        yield Local(lambda: self.server.drop_active(_own(session)), "disconnect")
+        yield self._step(lambda: self.server.drop_active(_own(session)), "disconnect", session)
 
     def abandon(self, session: Session) -> None:
         session.broken = True
@@ -165,7 +165,7 @@ class MemoryResource(Resource):
 
     def wrote(self, session: Session) -> Script[bool | None]:
         work = _own(session).work
-        return work is not None and bool(work.writes)
+        return None if work is None else bool(work.writes)  # a branch that is not there any more says nothing
         yield from ()
 
     def prepare(self, session: Session) -> Script[Vote]:
@@ -233,9 +233,13 @@ class MemoryResource(Resource):
         return _own(session).blocker
         yield from ()
 
-    def _ask(self, method: str, session: Session, do: Callable[[], Any]) -> Local:
+    def _ask(self, method: str, session: Session, do: Callable[[], Any]) -> Step:
         """One request to the server as a step: the point at which crashes are tried."""
-        return Local(lambda: self.server.perform(method, _own(session), do), method)
+        return self._step(lambda: self.server.perform(method, _own(session), do), method, session)
+
+    def _step(self, run: Callable[[], Any], what: str, session: Session | None) -> Step:
+        """How the server is reached: it lives in this process. The simulator puts a network in between."""
+        return Local(run, what)
 
 
 class MemoryConnection:
@@ -299,7 +303,9 @@ class MemoryConnection:
     def _request(self, request: Callable[[Signal | None], Work | Any], key: str, signal: Signal) -> Script[Any]:
         try:
             while True:
-                outcome = yield Local(lambda: self._perform(request, signal), f"row {key}")
+                outcome = yield self._resource._step(
+                    lambda: self._perform(request, signal), f"row {key}", self._session
+                )
                 if not isinstance(outcome, Work):
                     return outcome
                 left_s = self._session.deadline - self._resource.clock.monotonic()

@@ -369,6 +369,10 @@ class MemoryDisk(MemoryProcess):
     def on_operation(self, hook: Callable[[str, str], None] | None) -> None:
         self._machine.on_operation = hook
 
+    def size_bytes(self) -> int:
+        """Of all files together."""
+        return sum(len(file.content) for _, file in self._machine.files(self._machine.root))
+
     def process(self) -> MemoryProcess:
         """Another process on the same disk; `kill` ends it."""
         return MemoryProcess(self._machine)

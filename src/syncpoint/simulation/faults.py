@@ -1,0 +1,241 @@
+"""What goes wrong in a seed, and when: a plan drawn from the seed, which can be made smaller and replayed.
+
+Each seed draws a random part of the kinds of faults (swarm), so that rare mixes come up too. Not for: repairing;
+`run.py` heals everything at the end of the faults' time.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+
+from syncpoint.simulation.database import SimDatabase
+from syncpoint.simulation.host import Application, Host
+from syncpoint.simulation.network import Network
+from syncpoint.simulation.world import World
+
+
+@dataclass(frozen=True, slots=True)
+class Fault:
+    """One fault. `number` is its place in the seed's plan: `--only` names faults by it."""
+
+    number: int
+    at_s: float
+    kind: str
+    target: str
+    for_s: float
+    amount: float
+    """In [0, 1): what it means is the kind's matter."""
+
+    def __str__(self) -> str:
+        return f"{self.number}: {self.at_s:6.2f} s {self.kind} {self.target} for {self.for_s:.2f} s"
+
+
+@dataclass(slots=True)
+class Scene:
+    """Everything that can be hurt."""
+
+    world: World
+    network: Network
+    hosts: Sequence[Host]
+    databases: Sequence[SimDatabase]
+
+    @property
+    def applications(self) -> list[Application]:
+        return [application for host in self.hosts for application in host.applications]
+
+    def application(self, name: str) -> Application:
+        return next(one for one in self.applications if f"{one.host.name}/{one.name}" == name)
+
+    def host(self, name: str) -> Host:
+        return next(one for one in self.hosts if one.name == name)
+
+    def database(self, name: str) -> SimDatabase:
+        return next(one for one in self.databases if one.name == name)
+
+
+Do = Callable[[Scene, Fault, random.Random], None]
+
+
+@dataclass(frozen=True, slots=True)
+class Kind:
+    """A kind of fault: what it is done to ("application", "host", "database", "link", "network"), for how long."""
+
+    on: str
+    do: Do
+    for_s: tuple[float, float] = (0.0, 0.0)
+
+
+# --- processes ------------------------------------------------------------------------------------------------
+
+
+def _kill(scene: Scene, fault: Fault, chance: random.Random) -> None:
+    scene.application(fault.target).kill("SIGKILL")
+
+
+def _kill_in_disk(scene: Scene, fault: Fault, chance: random.Random) -> None:
+    scene.application(fault.target).dies_after = int(fault.amount * 12)
+
+
+def _pause(scene: Scene, fault: Fault, chance: random.Random) -> None:
+    process = scene.application(fault.target).process
+    if process is not None:
+        process.pause()
+        scene.world.after(fault.for_s, process.wake)
+
+
+def _cancel(scene: Scene, fault: Fault, chance: random.Random) -> None:
+    application = scene.application(fault.target)
+    if application.core is not None and application.process is not None and application.process.alive:
+        for work in list(application.core.live.values()):
+            work.cancel("cancelled by the simulator")
+
+
+# --- clocks ---------------------------------------------------------------------------------------------------
+
+
+def _drift(scene: Scene, fault: Fault, chance: random.Random) -> None:
+    process = scene.application(fault.target).process
+    if process is not None:
+        process.clock.drift(0.5 + fault.amount * 1.5)
+        scene.world.after(fault.for_s, partial(process.clock.drift, 1.0))
+
+
+def _step(scene: Scene, fault: Fault, chance: random.Random) -> None:
+    process = scene.application(fault.target).process
+    if process is not None:
+        process.clock.wall_step_s += (fault.amount - 0.5) * 100_000
+
+
+# --- machines and disks -----------------------------------------------------------------------------------------
+
+
+def _power(scene: Scene, fault: Fault, chance: random.Random) -> None:
+    scene.host(fault.target).cut_power(chance)
+
+
+def _force_fails(scene: Scene, fault: Fault, chance: random.Random) -> None:
+    disk = scene.host(fault.target).disk
+    disk.fail_force_at = disk.forces + 1 + int(fault.amount * 5)
+
+
+def _full(scene: Scene, fault: Fault, chance: random.Random) -> None:
+    disk = scene.host(fault.target).disk
+    disk.full_at_bytes = disk.size_bytes() + int(fault.amount * 2000)
+
+    def free() -> None:
+        disk.full_at_bytes = None
+
+    scene.world.after(fault.for_s, free)
+
+
+def _slow(scene: Scene, fault: Fault, chance: random.Random) -> None:
+    host = scene.host(fault.target)
+    host.is_slow = True
+
+    def fast() -> None:
+        host.is_slow = False
+
+    scene.world.after(fault.for_s, fast)
+
+
+# --- databases and the network ----------------------------------------------------------------------------------
+
+
+def _restart(scene: Scene, fault: Fault, chance: random.Random) -> None:
+    database = scene.database(fault.target)
+    database.crash()
+    scene.world.after(fault.for_s, database.start)
+
+
+def _cut(scene: Scene, fault: Fault, chance: random.Random, *, there: bool, back: bool) -> None:
+    host, database = fault.target.split(">")
+    pairs = [(host, database)] * there + [(database, host)] * back
+    for source, target in pairs:
+        scene.network.cut(source, target)
+        scene.world.after(fault.for_s, partial(scene.network.mend, source, target))
+
+
+def _drop(scene: Scene, fault: Fault, chance: random.Random) -> None:
+    for database in scene.databases:
+        scene.network.drop(database.name, lambda connection: chance.random() < 0.1 + fault.amount)
+
+
+def _weather(scene: Scene, fault: Fault, chance: random.Random, *, spikes: float = 0.0, losses: float = 0.0) -> None:
+    weather = scene.network.weather
+    weather.spikes += spikes * fault.amount
+    weather.losses += losses * fault.amount
+
+    def clear() -> None:
+        weather.spikes = max(0.0, weather.spikes - spikes * fault.amount)
+        weather.losses = max(0.0, weather.losses - losses * fault.amount)
+
+    scene.world.after(fault.for_s, clear)
+
+
+KINDS: Mapping[str, Kind] = {
+    "kill": Kind("application", _kill),
+    "kill-in-disk-operation": Kind("application", _kill_in_disk),
+    "pause": Kind("application", _pause, (0.5, 8.0)),
+    "cancel": Kind("application", _cancel),
+    "clock-drift": Kind("application", _drift, (2.0, 15.0)),
+    "clock-step": Kind("application", _step),
+    "power-cut": Kind("host", _power),
+    "force-fails": Kind("host", _force_fails),
+    "disk-full": Kind("host", _full, (0.5, 4.0)),
+    "disk-slow": Kind("host", _slow, (1.0, 8.0)),
+    "database-restart": Kind("database", _restart, (0.1, 4.0)),
+    "cut": Kind("link", partial(_cut, there=True, back=True), (0.5, 6.0)),
+    "cut-requests": Kind("link", partial(_cut, there=True, back=False), (0.5, 6.0)),
+    "cut-replies": Kind("link", partial(_cut, there=False, back=True), (0.2, 4.0)),
+    "drop-connections": Kind("network", _drop),
+    "delay": Kind("network", partial(_weather, spikes=0.5), (1.0, 8.0)),
+    "loss": Kind("network", partial(_weather, losses=0.06), (1.0, 8.0)),
+}
+
+
+def draw(
+    chance: random.Random, scene: Scene, *, kinds: Sequence[str], faults_s: float, count: tuple[int, int]
+) -> list[Fault]:
+    """A seed's plan: some of `kinds`, some of their faults, in order of time."""
+    chosen = [kind for kind in kinds if chance.random() < 0.5] or [chance.choice(list(kinds))]
+    planned = []
+    for _ in range(chance.randint(*count)):
+        kind = chance.choice(chosen)
+        planned.append((chance.uniform(0.5, faults_s), kind))
+    planned.sort()
+    return [_fault(chance, scene, number, at_s, kind) for number, (at_s, kind) in enumerate(planned)]
+
+
+def _fault(chance: random.Random, scene: Scene, number: int, at_s: float, kind: str) -> Fault:
+    target = _target(chance, scene, KINDS[kind].on)
+    for_s = chance.uniform(*KINDS[kind].for_s)
+    return Fault(number, at_s, kind, target, for_s, chance.random())
+
+
+def _target(chance: random.Random, scene: Scene, on: str) -> str:
+    match on:
+        case "application":
+            application = chance.choice(scene.applications)
+            return f"{application.host.name}/{application.name}"
+        case "host":
+            return chance.choice(scene.hosts).name
+        case "database":
+            return chance.choice(scene.databases).name
+        case "link":
+            return f"{chance.choice(scene.hosts).name}>{chance.choice(scene.databases).name}"
+    return "network"
+
+
+def arm(scene: Scene, plan: Sequence[Fault]) -> None:
+    """Have every fault of the plan happen at its time."""
+    for fault in plan:
+        scene.world.after(fault.at_s, partial(_happen, scene, fault))
+
+
+def _happen(scene: Scene, fault: Fault) -> None:
+    scene.world.count(f"fault {fault.kind}")
+    scene.world.note("fault", f"{fault.kind} {fault.target} for {fault.for_s:.3f} s")
+    KINDS[fault.kind].do(scene, fault, scene.world.stream(f"fault {fault.number}"))

@@ -1,0 +1,10 @@
+"""All deliberate bugs that the simulator must catch, by name."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from syncpoint.simulation import mutants_journal, mutants_manager
+from syncpoint.simulation.mutant import Mutant
+
+MUTANTS: Mapping[str, Mutant] = {one.name: one for one in (*mutants_manager.MUTANTS, *mutants_journal.MUTANTS)}

@@ -1,0 +1,245 @@
+"""One seed: safety under faults, then heal, then liveness, then the checks. The same seed gives the same hash, always.
+
+    0 .. FAULTS_S          clients work, faults come
+    then                   everything is healed: networks, clocks, disks; all that is down is started
+    .. SETTLE_S later      everything has settled: nothing in doubt, no lock held, nothing left to be found out
+
+Not for: many seeds (sweep.py), making a failure smaller (shrink.py), or telling people (cli/).
+"""
+
+from __future__ import annotations
+
+import logging
+import random
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from syncpoint import marks
+from syncpoint.journal.base import Journal
+from syncpoint.journal.folder import FolderJournal
+from syncpoint.simulation import faults
+from syncpoint.simulation.database import Habits, SimDatabase, SimResource
+from syncpoint.simulation.faults import KINDS, Fault, Scene
+from syncpoint.simulation.host import Application, Host
+from syncpoint.simulation.network import Network
+from syncpoint.simulation.workloads import WORKLOADS
+from syncpoint.simulation.workloads.base import Workload
+from syncpoint.simulation.world import Event, World
+from syncpoint.steps import Done, Failed
+
+FAULTS_S = 55.0
+SETTLE_S = 90.0
+AFTER_S = 5.0
+"""How long everything is left alone after it has settled: nothing comes back."""
+LOOK_S = 0.5
+FAULTS = (3, 14)
+JOURNAL = "/journal"
+JOURNALS = ("folder",)
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """How to run a seed."""
+
+    workload: str | None = None
+    """None: drawn from the seed."""
+    journal: str | None = None
+    kinds: tuple[str, ...] = tuple(KINDS)
+    only: tuple[int, ...] | None = None
+    """Of the seed's plan, only the faults of these numbers."""
+    keep_events: bool = False
+
+
+EVERYTHING = Options()
+"""Whatever the seed draws."""
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What came of a seed."""
+
+    seed: int
+    digest: str
+    workload: str
+    journal: str
+    violations: tuple[str, ...]
+    plan: tuple[Fault, ...]
+    virtual_s: float
+    real_s: float
+    counts: dict[str, int]
+    marks: dict[str, int]
+    events: tuple[Event, ...] = field(default=(), repr=False)
+
+
+class Seed:
+    """One seed's cast, built from it alone."""
+
+    def __init__(self, number: int, options: Options) -> None:
+        self.number = number
+        self.options = options
+        self.world = World(number, keep_events=options.keep_events)
+        self.chance = self.world.stream("cast")
+        self.workload_name = options.workload or self.chance.choice(sorted(WORKLOADS))
+        self.journal_name = options.journal or self.chance.choice(JOURNALS)
+        self.network = Network(self.world)
+        self.timeout_s = self.chance.choice([2.0, 5.0, 10.0])
+        self.segment_bytes = self.chance.choice([4_000, 20_000, 1_000_000])
+        kind = WORKLOADS[self.workload_name]
+        self.databases = {name: self._database(name) for name in kind.names}
+        self.workload: Workload = kind(self.world, self.databases)
+        self.hosts = [Host(self.world, f"host{number}") for number in range(1)]
+        for host in self.hosts:
+            for index in range(self.chance.randint(2, 3)):
+                self._application(host, f"app{index}")
+        self.scene = Scene(self.world, self.network, self.hosts, list(self.databases.values()))
+
+    def _database(self, name: str) -> SimDatabase:
+        habits = Habits(holds_prepared=self.chance.random() < 0.3, slow_commits=self.chance.random() < 0.15)
+        return SimDatabase(self.world, self.network, name, habits)
+
+    def _application(self, host: Host, name: str) -> Application:
+        return Application(
+            host,
+            name,
+            journal=self._journal,
+            resources=self._resources,
+            client=self.workload.client,
+            clients=self.chance.randint(1, 3),
+            timeout_s=self.timeout_s,
+        )
+
+    def _journal(self, application: Application) -> Journal:
+        assert application.disk is not None
+        assert application.process is not None
+        return FolderJournal(
+            JOURNAL,
+            disk=application.disk,
+            clock=application.process.clock,
+            random=application.random,
+            segment_size_bytes_max=self.segment_bytes,
+        )
+
+    def _resources(self, application: Application) -> list[SimResource]:
+        assert application.process is not None
+        return [
+            SimResource(
+                name, database, application.process, self.network, application.process.clock, application.random
+            )
+            for name, database in self.databases.items()
+        ]
+
+    # --- the phases ------------------------------------------------------------------------------------------------
+
+    def run(self) -> tuple[Fault, ...]:
+        """All phases; violations are in the world. Returns the plan."""
+        plan = self._plan()
+        self.workload.setup()
+        faults.arm(self.scene, plan)
+        for application in self.scene.applications:
+            self.world.after(self.chance.uniform(0, 0.2), application.start)
+        self.world.run(FAULTS_S)
+        self._heal()
+        if not self._settles():
+            self.world.violation(f"after {SETTLE_S:g} s without faults: {'; '.join(self._unsettled())}")
+        heuristics = self._heuristics()
+        self.world.run(self.world.now_s + AFTER_S)
+        for wrong in (*self._unsettled(), *self.workload.check(), *heuristics):
+            self.world.violation(wrong)
+        return plan
+
+    def _heuristics(self) -> list[str]:
+        """What applications list as decided alone; nobody has done so here. Filled while the world goes on."""
+        found: list[str] = []
+
+        def take(outcome: Done[Any] | Failed) -> None:
+            if isinstance(outcome, Failed):
+                found.append(f"the heuristic outcomes cannot be listed: {outcome.error!r}")
+            else:
+                found.extend(f"nobody decided alone, and yet {record} is listed" for record in outcome.value)
+
+        for application in self.scene.applications:
+            if application.core is not None and application.is_serving:
+                application.runtime.begin(application.core.journal.heuristics(), "heuristics", take)
+        return found
+
+    def _plan(self) -> tuple[Fault, ...]:
+        chance: random.Random = self.world.stream("plan")
+        plan = faults.draw(chance, self.scene, kinds=self.options.kinds, faults_s=FAULTS_S - 5.0, count=FAULTS)
+        if self.options.only is None:
+            return tuple(plan)
+        return tuple(fault for fault in plan if fault.number in self.options.only)
+
+    def _heal(self) -> None:
+        self.world.note("run", "everything is healed")
+        self.workload.is_over = True
+        self.network.mend_all()
+        for database in self.databases.values():
+            database.start()
+        for host in self.hosts:
+            host.is_slow = False
+            host.disk.full_at_bytes = host.disk.fail_force_at = None
+            for application in host.applications:
+                application.dies_after = None
+                if application.process is not None:
+                    application.process.clock.drift(1.0)
+                    application.process.wake()
+
+    def _settles(self) -> bool:
+        limit_s = self.world.now_s + SETTLE_S
+        while self.world.now_s < limit_s:
+            self.world.run(self.world.now_s + LOOK_S)
+            if not self._unsettled():
+                return True
+        return False
+
+    def _unsettled(self) -> list[str]:
+        """What has not settled, seen from outside where it can be."""
+        left = []
+        for database in self.databases.values():
+            in_doubt, locked = database.engine.in_doubt(), database.engine.locked()
+            if in_doubt:
+                left.append(f"{len(in_doubt)} branches are in doubt at {database.name}: {in_doubt[0]}")
+            if locked:
+                row, holder = next(iter(locked.items()))
+                left.append(f"{len(locked)} rows are locked at {database.name}: {row} by {holder}")
+        for application in self.scene.applications:
+            core = application.core
+            if not application.is_serving or core is None:
+                left.append(f"{application.host.name}/{application.name} is not up")
+            elif core.live or core.deciding or core.unsettled:
+                left.append(f"{application.host.name}/{application.name} has transactions that have not ended")
+        return left
+
+
+def run_seed(number: int, options: Options = EVERYTHING) -> Outcome:
+    """Run one seed. Violations are in what it returns; a bug of the simulator itself raises."""
+    logging.disable(logging.CRITICAL)
+    began = time.perf_counter()
+    seed = Seed(number, options)
+    marks.listen(lambda name: seed.world.marks.update((name,)))
+    try:
+        plan = seed.run()
+        return _outcome(seed, plan, time.perf_counter() - began)
+    finally:
+        marks.listen(None)
+        seed.world.end()
+        logging.disable(logging.NOTSET)
+
+
+def _outcome(seed: Seed, plan: Sequence[Fault], real_s: float) -> Outcome:
+    world = seed.world
+    return Outcome(
+        seed=seed.number,
+        digest=world.digest(),
+        workload=seed.workload_name,
+        journal=seed.journal_name,
+        violations=tuple(world.violations),
+        plan=tuple(plan),
+        virtual_s=world.now_s,
+        real_s=real_s,
+        counts=dict(world.counts),
+        marks=dict(world.marks),
+        events=tuple(world.events or ()),
+    )
