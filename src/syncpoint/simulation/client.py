@@ -99,4 +99,4 @@ def _commit(application: Application, work: Work, value: Any) -> Script[Reply]:
     except HeuristicOutcome as error:
         world.violation(f"nobody decided alone, and yet: {error}")
         return Reply(Known.UNKNOWN, why=str(error))
-    return Reply(Known.OK, value if work.result is None else decode_result(work.result))
+    return Reply(Known.OK, value if work.result is None else decode_result(work.result, transaction=work.name))
