@@ -36,7 +36,7 @@ PARTS = {
             "{}.py",
             "journal/test_folder journal/test_format journal/test_index journal/test_inspect journal/test_words "
             "journal/test_details journal/test_sharing journal/test_refusals journal/test_refused "
-            "journal/test_failures journal/test_crash journal/test_urls fuzz/test_found",
+            "journal/test_failures journal/test_crash journal/test_urls journal/test_places fuzz/test_found",
         ),
     ),
     "database": Part(

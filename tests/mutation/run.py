@@ -40,11 +40,13 @@ PLAIN = "_plain_"
 KILLED, SURVIVED, TIMEOUT, UNTRIED = "killed", "survived", "timeout", "not tried"
 
 
-def run(name: str, folder: Path, *, sample: int | None = None, seed: int = 1) -> dict[str, Any]:
-    """Try the mutants of one part; the figures."""
+def run(name: str, folder: Path, *, sample: int | None = None, seed: int = 1, again: bool = False) -> dict[str, Any]:
+    """Try the mutants of one part, or a sample of them, or those that survived once more; the figures."""
     part = PARTS[name]
     stage(part, folder)
-    names: list[str] = []
+    names = [mutant for mutant, result in results(folder) if again and result == SURVIVED]
+    if again and not names:
+        return _figures(folder, dict(results(folder)))
     if sample is not None:
         everything = sorted(_all_names(folder))
         names = random.Random(seed).sample(everything, min(sample, len(everything)))
@@ -191,6 +193,7 @@ def main() -> int:
     parser.add_argument("parts", nargs="*", metavar="PART", help=", ".join(PARTS), default=[])
     parser.add_argument("--sample", type=int, help="so many mutants of each part, drawn by --seed, instead of all")
     parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--again", action="store_true", help="try the survivors once more, with the tests of now")
     parser.add_argument("--anew", action="store_true", help="forget what earlier runs found")
     parser.add_argument("--show", action="store_true", help="only tell what earlier runs found")
     asked = parser.parse_args()
@@ -202,7 +205,7 @@ def main() -> int:
         if asked.show:
             figures[name] = _figures(folder, dict(results(folder)))
         else:
-            figures[name] = run(name, folder, sample=asked.sample, seed=asked.seed)
+            figures[name] = run(name, folder, sample=asked.sample, seed=asked.seed, again=asked.again)
     total: dict[str, Any] = {
         word: sum(one[word] for one in figures.values()) for word in ("mutants", "killed", "survived", "explained")
     }
