@@ -229,17 +229,18 @@ def test_batches_behind_a_place_wherever_the_bytes_begin() -> None:
 def test_salvage_says_where_each_record_stood_and_what_is_lost_between() -> None:
     disk = MemoryDisk()
     process = opened(disk)
-    for number in (1, 2, 3):
+    for number in (1, 2, 3, 4, 5):
         process(process.journal.force((commit(key(number)), end(key(number)))))
     disk.kill_all()
     batches = [batch for batch in read_batches(NAME, disk.read(SEGMENT)).batches if batch.records]
-    broken = batches[1]
-    disk.flip(SEGMENT, broken.start + 5)
+    for broken in (batches[1], batches[3]):
+        disk.flip(SEGMENT, broken.start + 5)
     disk.flip(SEGMENT, 12)
     lines = list(salvage(FOLDER, disk))
     assert [line for line in lines if isinstance(line, Damage)] == [
         Damage(SEGMENT, 0, "the segment's header is not readable"),
-        Damage(SEGMENT, broken.start, "the batch's checksum is wrong"),
+        Damage(SEGMENT, batches[1].start, "the batch's checksum is wrong"),
+        Damage(SEGMENT, batches[3].start, "the batch's checksum is wrong"),
     ]
     expected = [
         RecordLine(SEGMENT, offset, Incarnation(1), record) for batch in batches for offset, record in batch.records
@@ -247,20 +248,23 @@ def test_salvage_says_where_each_record_stood_and_what_is_lost_between() -> None
     assert [line for line in lines if isinstance(line, RecordLine)] == expected
 
 
-def test_verify_passes_over_what_goes_meanwhile_and_goes_on() -> None:
+def test_what_goes_meanwhile_is_passed_over_and_the_rest_is_read() -> None:
     disk = MemoryDisk()
-    opened(disk)
-    second = opened(disk)
+    first, second = opened(disk), opened(disk)
     second(second.journal.force((commit(key(1)),)))
-    other = f"{FOLDER}/segments/{SegmentName(Incarnation(2), 1)}"
+    following = SegmentName(Incarnation(1), 2)
+    header = Header(first.journal.coordinator, following, 5).to_bytes()
+    disk.create(f"{FOLDER}/segments/{following}").append(header + encode_batch(following, 64, 64, (commit(key(2)),)))
 
     def vanish(operation: str, path: str) -> None:
         if operation == "read" and path == SEGMENT:
             raise FileNotFoundError(2, "gone", path)
 
     disk.on_operation = vanish
-    assert [segment.file for segment in verify(FOLDER, disk).segments] == [other]
-    assert [line.record for line in salvage(FOLDER, disk) if isinstance(line, RecordLine)] == [commit(key(1))]
+    files = [f"{FOLDER}/segments/{name}" for name in (following, SegmentName(Incarnation(2), 1))]
+    assert [segment.file for segment in verify(FOLDER, disk).segments] == files
+    records = [line.record for line in salvage(FOLDER, disk) if isinstance(line, RecordLine)]
+    assert records == [commit(key(2)), commit(key(1))]
 
 
 def test_damage_is_told_once_and_not_as_a_torn_tail() -> None:
