@@ -13,7 +13,7 @@ from syncpoint.errors import JournalDamaged
 from syncpoint.ids import Attempt, Incarnation, TransactionId
 from syncpoint.journal.base import Claim, Story
 from syncpoint.journal.format import Header, SegmentName, batches_behind, encode_batch, read_batches
-from syncpoint.journal.head import Paths, claim_position
+from syncpoint.journal.head import Paths, claim_position, write_counter
 from syncpoint.journal.index import Index
 from syncpoint.journal.inspect import Damage, RecordLine, salvage, verify
 from syncpoint.journal.members import Member
@@ -330,3 +330,13 @@ def test_a_sealed_segment_before_the_next_is_whole() -> None:
         (1, 1, 1, ""),
         (1, 2, 0, ""),
     ]
+
+
+def test_a_counter_older_than_the_records_is_told_with_its_file() -> None:
+    disk = MemoryDisk()
+    for _ in range(3):
+        opened(disk)
+    write_counter(disk, Paths(FOLDER), 2)
+    assert verify(FOLDER, disk).damages == (
+        Damage(f"{FOLDER}/counter", 0, "it says 2, but incarnation 3 has left records"),
+    )
