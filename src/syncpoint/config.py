@@ -250,7 +250,10 @@ class _Reader:
 
     def _seconds(self, value: Any, key: str) -> float:
         if isinstance(value, bool) or not isinstance(value, int | float) or not (0 < value <= _SECONDS_MAX):
-            raise self._wrong(f"{key} must be a number of seconds above 0.", "Write for example: timeout_s = 30")
+            raise self._wrong(
+                f"{key} must be a number of seconds above 0, at most {_SECONDS_MAX:g}.",
+                "Write for example: timeout_s = 30",
+            )
         return float(value)
 
     def _wrong(self, what: str, advice: str) -> ConfigurationError:
