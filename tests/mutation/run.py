@@ -32,9 +32,9 @@ from tests.mutation.survivors import Survivor, explain
 ROOT = Path(__file__).parent.parent.parent
 KEPT = ROOT / ".mutants"
 COPIED = ("src", "tests", "docs", "pyproject.toml", "README.md", "CONTRIBUTING.md")
-START_S = 10
+START_S = 5
 """What a mutant's tests may take beside the time they took without it; with the factor, also under load."""
-FACTOR = 5
+FACTOR = 3
 PLAIN = "_plain_"
 """Before the name of a function whose decorator was taken off."""
 KILLED, SURVIVED, TIMEOUT, UNTRIED = "killed", "survived", "timeout", "not tried"
