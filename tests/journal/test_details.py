@@ -5,18 +5,19 @@ Found missing by mutants. Not for: words (test_words.py), or the ordinary course
 
 from __future__ import annotations
 
+import zlib
 from typing import Any
 
 import pytest
 
-from syncpoint.errors import JournalDamaged
+from syncpoint.errors import FormatTooNew, JournalDamaged
 from syncpoint.ids import Attempt, Incarnation, TransactionId
 from syncpoint.journal.base import Claim, Story
-from syncpoint.journal.format import Header, SegmentName, batches_behind, encode_batch, read_batches
+from syncpoint.journal.format import Header, Reading, SegmentName, batches_behind, encode_batch, read_batches
 from syncpoint.journal.head import Paths, claim_position, write_counter
 from syncpoint.journal.index import Index
 from syncpoint.journal.inspect import Damage, RecordLine, salvage, verify
-from syncpoint.journal.members import Member
+from syncpoint.journal.members import Member, read_segment
 from syncpoint.journal.opening import read_or_make
 from syncpoint.records import CoordinatorKnown, Heuristic, Record
 from syncpoint.testing.disks import MemoryDisk
@@ -340,3 +341,23 @@ def test_a_counter_older_than_the_records_is_told_with_its_file() -> None:
     assert verify(FOLDER, disk).damages == (
         Damage(f"{FOLDER}/counter", 0, "it says 2, but incarnation 3 has left records"),
     )
+
+
+def test_a_segment_without_a_header_has_nothing_read_of_it() -> None:
+    disk = MemoryDisk()
+    process = opened(disk)
+    process(process.journal.force((commit(key(1)),)))
+    disk.flip(SEGMENT, 20)
+    found = read_segment(disk, Paths(FOLDER), NAME, None)
+    assert (found.path, found.name, found.size_bytes, found.header) == (SEGMENT, NAME, disk.size(SEGMENT), None)
+    assert found.reading == Reading((), 0, 0, "the segment's header is not readable", damaged=True)
+
+
+def test_a_later_segment_names_both_versions() -> None:
+    raw = bytearray(Header(COORDINATOR, NAME, 5).to_bytes())
+    raw[8:10] = (9).to_bytes(2, "little")
+    raw[46:50] = zlib.crc32(raw[:46]).to_bytes(4, "little")
+    with pytest.raises(FormatTooNew) as caught:
+        Header.from_bytes(bytes(raw))
+    assert caught.value.message == "This journal segment has format version 9; this Syncpoint reads up to version 1."
+    assert (caught.value.found, caught.value.known) == (9, 1)
