@@ -13,8 +13,17 @@ import pytest
 from syncpoint.errors import FormatTooNew, JournalDamaged
 from syncpoint.ids import Attempt, Incarnation, TransactionId
 from syncpoint.journal.base import Claim, Story
-from syncpoint.journal.format import Header, Reading, SegmentName, batches_behind, encode_batch, read_batches
-from syncpoint.journal.head import Paths, claim_position, write_counter
+from syncpoint.journal.format import (
+    BadBytes,
+    Header,
+    Reading,
+    SegmentName,
+    batches_behind,
+    encode_batch,
+    read_batch,
+    read_batches,
+)
+from syncpoint.journal.head import Paths, claim_position, read_counter, write_counter
 from syncpoint.journal.index import Index
 from syncpoint.journal.inspect import Damage, RecordLine, salvage, verify
 from syncpoint.journal.members import Member, read_segment
@@ -29,6 +38,7 @@ from tests.journal.support import (
     SeededRandom,
     commit,
     end,
+    forgotten,
     heuristic,
     identifier,
     key,
@@ -361,3 +371,55 @@ def test_a_later_segment_names_both_versions() -> None:
         Header.from_bytes(bytes(raw))
     assert caught.value.message == "This journal segment has format version 9; this Syncpoint reads up to version 1."
     assert (caught.value.found, caught.value.known) == (9, 1)
+
+
+def test_why_bytes_are_no_batch() -> None:
+    whole = encode_batch(NAME, 64, 64, (commit(key(1)),))
+    broken = bytearray(whole)
+    broken[-1] ^= 1
+    short = (b"", whole[:23], whole[:24], whole[:-1])
+    said = {
+        "the batch is incomplete": short,
+        "no batch begins here": (bytes(24), b"btch" + whole[4:]),
+        "the batch's checksum is wrong": (bytes(broken), encode_batch(NAME, 65, 64, (commit(key(1)),))),
+    }
+    for why, cases in said.items():
+        for raw in cases:
+            with pytest.raises(BadBytes, match=f"^{why}$"):
+                read_batch(NAME, raw, 64, base=64)
+    assert read_batch(NAME, whole, 64, base=64).records == ((96 - 8, commit(key(1))),)
+
+
+@pytest.mark.parametrize(
+    ("raw", "why"),
+    [
+        (b"", "the counter of incarnations is not readable"),
+        (bytes(12), "the counter of incarnations is not readable"),
+        (
+            (1 << 32).to_bytes(8, "little") + zlib.crc32((1 << 32).to_bytes(8, "little")).to_bytes(4, "little"),
+            "the counter of incarnations says 4294967296, more than can be drawn",
+        ),
+    ],
+)
+def test_a_counter_that_is_none_is_damage_from_its_first_byte(raw: bytes, why: str) -> None:
+    disk = MemoryDisk()
+    opened(disk)
+    path = f"{FOLDER}/counter"
+    disk.remove(path)
+    disk.create(path).append(raw)
+    with pytest.raises(JournalDamaged) as caught:
+        read_counter(disk, Paths(FOLDER))
+    assert (caught.value.path, caught.value.offset) == (path, 0)
+    assert caught.value.message == f"The journal is damaged: {path}, byte 0: {why}."
+
+
+def test_what_others_forgot_is_noted_only_if_it_speaks_for_something_here() -> None:
+    disk = MemoryDisk()
+    first, second = opened(disk), opened(disk)
+    first(first.journal.force((heuristic(key(1)),)))
+    second(second.journal.force((forgotten(key(1)), forgotten(key(2)))))
+    first(first.journal.look())
+    assert first.journal._noted == [forgotten(key(1))]
+    first(first.journal.force(()))
+    first(first.journal.look())
+    assert first.journal._noted == [], "once"
