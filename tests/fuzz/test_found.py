@@ -22,7 +22,7 @@ from syncpoint.errors import (
     ResultNotStorable,
     ResultUnreadable,
 )
-from syncpoint.ids import Guid, TransactionId
+from syncpoint.ids import Guid, Incarnation, TransactionId
 from syncpoint.integrations.idempotency import is_larger
 from syncpoint.journal import rows
 from syncpoint.journal.format import SegmentName
@@ -65,6 +65,11 @@ def test_a_file_that_names_a_segment_nobody_can_write_is_a_strangers(name: str) 
     assert verify(FOLDER, disk).ok
     assert [line for line in salvage(FOLDER, disk) if name in line.file] == []
     Process(disk.process()).open()
+
+
+def test_the_last_segment_that_can_be_written_is_ours() -> None:
+    name = SegmentName(Incarnation(0xFFFF_FFFF), 0xFFFF_FFFF)
+    assert SegmentName.parse(str(name)) == name
 
 
 @pytest.mark.parametrize("stem", ["4294967296", "7", "00000000007", "٠٠٠٠٠٠٠٠٠٧", "9" * 30])

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from syncpoint.errors import FormatTooNew, JournalDamaged
+from syncpoint.errors import FormatTooNew, JournalDamaged, JournalFailed
 from syncpoint.ids import Attempt, Incarnation, TransactionId
 from syncpoint.journal.base import Claim, Story
 from syncpoint.journal.format import (
@@ -23,7 +23,7 @@ from syncpoint.journal.format import (
     read_batch,
     read_batches,
 )
-from syncpoint.journal.head import Paths, claim_position, read_counter, write_counter
+from syncpoint.journal.head import Paths, claim_position, read_counter, read_head, write_counter
 from syncpoint.journal.index import Index
 from syncpoint.journal.inspect import Damage, RecordLine, salvage, verify
 from syncpoint.journal.members import Member, read_segment
@@ -100,6 +100,70 @@ def test_the_story_is_told_by_everybody_who_has_a_part_of_it() -> None:
 
 
 # --- taking over -------------------------------------------------------------------------------------------------
+
+
+def test_the_batchers_have_names() -> None:
+    process = Process(MemoryDisk())
+    names: list[str] = []
+    make = process.runner.batcher
+
+    def noting(handler: Any, what: str) -> Any:
+        names.append(what)
+        return make(handler, what)
+
+    process.runner.batcher = noting  # type: ignore[method-assign]
+    process.open()
+    assert names == ["journal force", "journal survey"]
+
+
+def test_forcing_nothing_costs_nothing_after_something_was_noted_too() -> None:
+    process = opened(MemoryDisk())
+    process.journal.note((end(key(1)),))
+    steps: list[Any] = []
+    process.runner.before = steps.append
+    for expected in (1, 1, 1):
+        process(process.journal.force(()))
+        assert len(steps) == expected
+
+
+def test_r5_a_disk_that_fails_while_taking_over_stops_the_journal() -> None:
+    """The records are written by then; what the dead one left cannot be removed."""
+    disk = MemoryDisk()
+    first = opened(disk)
+    first(first.journal.force((commit(key(1)),)))
+    disk.kill_all()
+    second = Process(disk.process())
+
+    def fail(operation: str, path: str) -> None:
+        if operation == "remove":
+            raise OSError(5, "Input/output error", path)
+
+    disk.on_operation = fail
+    with pytest.raises(JournalFailed, match="Writing to the journal at /journal failed"):
+        second.open()
+    with pytest.raises(JournalFailed):
+        second.journal.next_attempt()
+
+
+def test_a_strange_file_in_a_journals_folder_is_no_reason_to_refuse_it() -> None:
+    disk = MemoryDisk()
+    opened(disk)
+    disk.create(f"{FOLDER}/notes.txt").close()
+    assert opened(disk).journal.incarnation == 2
+
+
+def test_a_head_of_no_version_is_damage_from_its_first_byte() -> None:
+    disk = MemoryDisk()
+    opened(disk)
+    path = f"{FOLDER}/journal"
+    disk.remove(path)
+    disk.create(path).append(b'{"version":0}')
+    with pytest.raises(JournalDamaged) as caught:
+        read_head(disk, Paths(FOLDER))
+    assert caught.value.message == (
+        f"The journal is damaged: {path}, byte 0: the head is not readable: there is no format version 0."
+    )
+    assert caught.value.offset == 0
 
 
 def test_an_address_that_is_held_already_is_not_copied() -> None:

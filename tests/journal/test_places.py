@@ -17,7 +17,7 @@ from syncpoint.ids import Incarnation
 from syncpoint.journal import rows
 from syncpoint.journal.database import Options
 from syncpoint.journal.postgres_store import PostgresStore
-from syncpoint.journal.urls import Place, database_journal, database_place, split_options
+from syncpoint.journal.urls import Place, database_journal, database_place, split_options, split_query
 from syncpoint.records import encode_record
 from tests.journal.support import ManualClock, SeededRandom, abort, commit, key, transaction
 
@@ -110,6 +110,10 @@ def test_a_journal_is_made_of_all_that_was_given() -> None:
     made = database_journal("bank?cluster=shop", {"bank": BANK}, mode="sync", clock=clock, random=random)
     assert (made._clock, made._random, made.options) == (clock, random, Options(cluster="shop"))
     assert made._process == f"{socket.gethostname()}, process {os.getpid()}"
+
+
+def test_a_name_has_no_user() -> None:
+    assert split_query("bank?cluster=a@b") == ("bank", "cluster=a@b")
 
 
 # --- rows --------------------------------------------------------------------------------------------------------
