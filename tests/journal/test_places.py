@@ -91,6 +91,7 @@ def test_options_that_are_not_the_journals_go_to_the_driver(journal: str, resour
             "Give such a number.",
         ),
     ],
+    ids=["SQLite", "no URL", "heartbeat", "cluster", "sessions", "retention"],
 )
 def test_what_is_said_of_a_wrong_place(call: Callable[[], object], message: str, advice: str | None) -> None:
     with pytest.raises(ConfigurationError) as caught:
@@ -109,6 +110,8 @@ def test_a_journal_is_made_of_all_that_was_given() -> None:
     clock, random = ManualClock(), SeededRandom()
     made = database_journal("bank?cluster=shop", {"bank": BANK}, mode="sync", clock=clock, random=random)
     assert (made._clock, made._random, made.options) == (clock, random, Options(cluster="shop"))
+    assert isinstance(made._store, PostgresStore)
+    assert type(made._store.resource._driver) is type(place(BANK).store.resource._driver)  # type: ignore[attr-defined]
     assert made._process == f"{socket.gethostname()}, process {os.getpid()}"
 
 
@@ -153,3 +156,8 @@ def test_what_rows_hold() -> None:
     assert rows.records([(raw,)]) == rows.keyed([(raw,)]) == [rows.commit([(raw,)])] == [commit(key(1))]
     assert rows.commit([]) is None
     assert rows.number([(str((1 << 64) - 1),)]) == (1 << 64) - 1
+
+
+def test_nothing_is_no_record() -> None:
+    with pytest.raises(JournalUnavailable, match="a record has at least one byte"):
+        rows.records([(None,)])

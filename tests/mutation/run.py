@@ -66,6 +66,7 @@ def run(name: str, folder: Path, *, sample: int | None = None, seed: int = 1, ag
 def stage(part: Part, folder: Path) -> None:
     """Copy what changed, and say what is to be mutated. Times of files tell mutmut what it knows already."""
     package = ROOT / "src" / "syncpoint"
+    is_changed = False
     mutated = {file for pattern in part.files for file in package.glob(pattern)}
     for name in COPIED:
         for source in _files(ROOT / name):
@@ -74,8 +75,11 @@ def stage(part: Part, folder: Path) -> None:
             if source in mutated:
                 wanted = undecorated(wanted.decode()).encode()
             if not target.exists() or target.read_bytes() != wanted:
+                is_changed |= source in mutated
                 target.parent.mkdir(parents=True, exist_ok=True)
                 target.write_bytes(wanted)
+    if is_changed:  # which tests reach a function that is new has to be found out
+        (folder / "mutants" / "mutmut-stats.json").unlink(missing_ok=True)
     for name in ("src", "tests"):
         for target in _files(folder / name):
             if not (ROOT / target.relative_to(folder)).exists():
