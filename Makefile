@@ -1,7 +1,7 @@
 # What one types here. `make` alone says it. Needs Python 3.11 or later and a package index; nothing else.
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo example-django example-fastapi test check crash storm fuzz mutants clean
+.PHONY: help setup demo example-django example-fastapi test check crash storm disks fuzz mutants reliability clean
 
 PYTHON ?=
 STAMP := .venv/.syncpoint-setup
@@ -41,6 +41,12 @@ fuzz: setup  ## every decoder fed with garbage, SECONDS=60 each; DECODERS="recor
 
 mutants: setup  ## small bugs planted in protocol/ and journal/, one at a time: do the tests notice? Goes on where it stopped
 	@scripts/mutants.sh $(PART)
+
+disks: setup  ## crash states, power cuts and failing disks, in full; prints figures as JSON
+	@scripts/disks.sh
+
+reliability: setup  ## run all that proves the promises, and write docs/reliability.md; about an hour
+	@.venv/bin/python scripts/reliability.py
 
 clean:  ## remove what setup and the tools made
 	rm -rf .venv .mypy_cache .ruff_cache .pytest_cache .hypothesis .coverage .coverage.* .fuzz .mutants build dist

@@ -88,6 +88,19 @@ class ManagerClosed(SyncpointError):
     """The manager is closed, or has stopped after its journal failed (R5)."""
 
 
+# --- link ------------------------------------------------------------------------------------------
+
+
+class MessageTooLarge(SyncpointError):
+    """A message is larger than the link's frames may be; it was not sent."""
+
+    def __init__(self, what: str, size_bytes: int, size_bytes_max: int) -> None:
+        super().__init__(
+            f"The message {what} has {size_bytes} bytes; a link carries at most {size_bytes_max}.",
+            advice="Send it in parts, or raise frame_bytes_max at both ends.",
+        )
+
+
 # --- journal ---------------------------------------------------------------------------------------
 
 

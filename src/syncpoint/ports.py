@@ -1,16 +1,20 @@
-"""The outside world as small Protocols: Clock, Random, Disk, and the Runtime that drives scripts.
+"""The outside world as small Protocols: Clock, Random, Disk, Link, and the Runtime that drives scripts.
 
 `manager/` and `journal/` receive these and touch nothing else, so that a simulator can run the same
-code (R4). The real ones stand in `system.py` (Clock, Random, Disk) and `runners/` (Runtime). Link, the
-port for messages between processes, follows with the node. Not for: databases; their adapters have
-drivers of their own (resources/).
+code (R4). The real ones stand in `system.py` (Clock, Random, Disk), `link/` (Link) and `runners/` (Runtime).
+Not for: databases; their adapters have drivers of their own (resources/).
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
-from typing import Any, Protocol
+from dataclasses import dataclass
+from enum import Enum, auto
+from typing import Any, Protocol, TypeAlias
+
+from syncpoint.ids import Guid
+from syncpoint.messages import Message
 
 
 class Clock(Protocol):
@@ -150,4 +154,103 @@ class Runtime(Protocol):
     def spawn(self, script: Any, what: str) -> Any:
         """Run a script in the background; an exception that ends it is logged. The handle has `stop()`, and `ended`,
         a Signal that is set when the script has ended."""
+        ...
+
+
+# --- Link --------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Peer:
+    """Who is at the other end, as proved by certificate or by the operating system.
+
+    `instance` changes with every start of that process. A GUID can move to another process (B7): a name cannot be
+    used by two at once.
+    """
+
+    name: str
+    guid: Guid
+    role: str
+    instance: bytes
+
+    def __str__(self) -> str:
+        return self.name
+
+
+@dataclass(frozen=True, slots=True)
+class Connected:
+    """The first of a peer's events: from now on messages can reach it."""
+
+    peer: Peer
+
+
+@dataclass(frozen=True, slots=True)
+class Arrived:
+    """A message came in."""
+
+    peer: Peer
+    message: Message
+
+
+@dataclass(frozen=True, slots=True)
+class Lost:
+    """The connection is gone: it ended, or the peer stopped answering. `why` is for people.
+
+    What was sent since `Connected` may or may not have arrived; what the peer had sent and did not come before this
+    never will. The peer may be well: only the connection is known to be gone (B4 takes more than this).
+    """
+
+    peer: Peer
+    why: str
+
+
+LinkEvent: TypeAlias = Connected | Arrived | Lost
+
+
+class Sent(Enum):
+    """What became of a message that was handed to a link."""
+
+    TAKEN = auto()
+    """It is on its way. No promise: if it does not arrive, a `Lost` of this peer follows."""
+    FULL = auto()
+    """Not sent: too much is waiting for this peer already. Wait for `Link.room`, or leave it."""
+    AWAY = auto()
+    """Not sent: this peer is not connected. Nothing is kept for it."""
+
+
+class Link(Protocol):
+    """Messages to and from other processes. Safe to call from scripts and from any thread; no call waits.
+
+    Between one `Connected` and the next `Lost` of a peer its messages arrive in the order sent, each once, without
+    gaps. Delivery is never promised; who needs an answer asks again. What was received waits in order to be taken:
+
+        while True:
+            yield Wait(link.arrived, None)
+            link.arrived.clear()                # before `take`, so that none is overlooked
+            for event in link.take():
+                ...
+    """
+
+    @property
+    def arrived(self) -> Signal:
+        """Set when there are events to take. For one consumer."""
+        ...
+
+    def take(self) -> Sequence[LinkEvent]:
+        """All that has arrived since the last call. While it is not called, peers that send much are held up."""
+        ...
+
+    def send(self, to: str, message: Message) -> Sent:
+        """Hand a message over for the peer of that name. Raises MessageTooLarge; then it was not sent."""
+        ...
+
+    def room(self, to: str) -> Signal:
+        """Set once it is worth sending to this peer again: after FULL, when there is room, or when it is gone.
+
+        A fresh signal for every time it is full; nobody clears it.
+        """
+        ...
+
+    def peers(self) -> Sequence[Peer]:
+        """Those connected now, by name."""
         ...

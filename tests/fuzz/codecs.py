@@ -24,6 +24,7 @@ from syncpoint.journal.format import (
     read_record,
 )
 from syncpoint.manager.results import decode_result, encode_result
+from syncpoint.messages import LINK_VOCABULARY, BadMessage, Hello, Ping, Ready, refused
 from syncpoint.records import BadRecord, KeyedRecord, decode_record, encode_record
 from syncpoint.resources.sqlite_changeset import BadState, State, apply_state, decode_state, encode_state
 from syncpoint.resources.sqlite_connection import GuardedConnection
@@ -64,6 +65,19 @@ def record(raw: bytes) -> None:
     assert decode_record(encode_record(found)) == found
     if isinstance(found, KeyedRecord):
         assert found.key.attempt.to_int() == found.attempt
+
+
+def message(raw: bytes) -> None:
+    found = LINK_VOCABULARY.decode(raw)
+    assert LINK_VOCABULARY.decode(LINK_VOCABULARY.encode(found)) == found
+
+
+_MESSAGES = (
+    Hello(version_min=1, version_max=1, cluster="shop", guid=b"G" * 16, name="a", role="node", instance=b"i" * 8),
+    Ready(version=1),
+    refused("stranger", "no such name"),
+    Ping(number=7),
+)
 
 
 def result(raw: bytes) -> None:
@@ -200,6 +214,7 @@ CODECS = (
     Decoder("identifier", identifier, (NotOurs, FormatTooNew), (IDENTIFIER.to_bytes(), b"\x02")),
     Decoder("xid", xid, (NotOurs, FormatTooNew), (bytes((1, 33)) + IDENTIFIER.to_bytes(),)),
     Decoder("record", record, (BadRecord, FormatTooNew), [encode_record(one) for one in RECORDS]),
+    Decoder("message", message, (BadMessage, FormatTooNew), [LINK_VOCABULARY.encode(one) for one in _MESSAGES]),
     Decoder("result", result, (ResultUnreadable,), [msgspec.msgpack.encode(v) for v in (None, {"a": [1, 2.5, b"x"]})]),
     Decoder("segment-header", header, (BadBytes, FormatTooNew), (Header(Guid(b"C" * 16), SEGMENT, 5).to_bytes(),)),
     Decoder("segment", batches, (FormatTooNew,), (_segment(), b"")),

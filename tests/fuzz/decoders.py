@@ -1,6 +1,6 @@
 """Every decoder of Syncpoint's, by name. A new one is added to its table, and all forms of fuzzing take it up.
 
-The messages of links (`syncpoint.messages`) belong into codecs.py as one more row.
+A later vocabulary of messages belongs into codecs.py as one more row, beside that of links.
 """
 
 from __future__ import annotations

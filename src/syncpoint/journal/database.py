@@ -36,6 +36,7 @@ from syncpoint.journal.living import Living
 from syncpoint.journal.statements import Statements
 from syncpoint.journal.store import Said, Store, Trouble, in_one_line
 from syncpoint.journal.wire import Wire
+from syncpoint.marks import sometimes
 from syncpoint.ports import Clock, Random, Runtime
 from syncpoint.records import (
     Abort,
@@ -240,6 +241,7 @@ class DatabaseJournal(Journal):
     def _commit(self, record: Commit) -> Script[Verdict]:
         said = yield from self._wire.insist([self._sql.commit(record)], "force a Commit record", repeat=False)
         if said.trouble is Trouble.FENCED:
+            sometimes("a Commit of a process taken for dead was refused")
             yield from self._living.refused()
             return Verdict.REFUSED
         if said.trouble is Trouble.DUPLICATE:

@@ -28,6 +28,7 @@ from syncpoint.journal.index import Index
 from syncpoint.journal.neighbours import Neighbours
 from syncpoint.journal.opening import look_first, plainly, read_or_make, verify_and_draw
 from syncpoint.journal.segment import SegmentWriter
+from syncpoint.marks import sometimes
 from syncpoint.ports import Batcher, Clock, Disk, FileLock, Random, Runtime
 from syncpoint.protocol.admission import admit
 from syncpoint.records import Commit, CoordinatorKnown, End, Heuristic, Record, Resolved, ResourceKnown
@@ -240,13 +241,15 @@ class FolderJournal(Journal):
         try:
             if written or copies:
                 self._writer.write([*written, *copies])
+                # Also proof that the file system still lives: while ext4 gives up its own journal after an error, a
+                # force under way may answer "done". The next write does not, so nothing is answered before it.
+                self._writer.state()
         except OSError as error:
             raise self._fail(error) from error
         self._take_in(written)
         try:
-            if written or copies:
-                self._writer.state()
             for one in dead:
+                sometimes("the records of a dead process were copied")
                 self._neighbours.clear_away(one)
             self._take_in(copies)
             with self._mutex:
@@ -283,6 +286,7 @@ class FolderJournal(Journal):
     def _rotate_if_due(self) -> None:
         if self._writer.size_bytes <= self._size_bytes_max:
             return
+        sometimes("a segment was full")
         with self._mutex:
             self._index.prune(before_ms=self._oldest_kept_ms(), living={self.incarnation, *self._neighbours.living})
             alive = self._index.alive()
@@ -369,6 +373,7 @@ class FolderJournal(Journal):
             if commit is not None:
                 return Claim(committed=commit)
             if self._neighbours.is_uncertain(transaction):
+                sometimes("an id's Commit was seen before it was certain")
                 return Claim(running=True)
             return Claim(mine=True)
 

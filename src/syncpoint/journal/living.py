@@ -18,6 +18,7 @@ from syncpoint.journal import rows
 from syncpoint.journal.statements import Statements
 from syncpoint.journal.store import Store, Trouble
 from syncpoint.journal.wire import Wire, take_turn
+from syncpoint.marks import sometimes
 from syncpoint.ports import Clock, Random, Runtime
 from syncpoint.resources.pool import Turn
 from syncpoint.steps import Script, Wait
@@ -127,6 +128,7 @@ class Living:
         yield from take_turn(self._anew, self._clock)
         try:
             if self.incarnation == taken:
+                sometimes("a living process was taken for dead, and drew another incarnation")
                 yield from self._draw()
         finally:
             self._anew.release()
@@ -192,6 +194,7 @@ class Living:
                 self._inherited.add(one)  # perhaps: then its branches want a scan
             raise
         if said.trouble is Trouble.BUSY:
+            sometimes("a take-over waited in vain for a decision under way")
             return  # a decision is being written there: nothing is decided (O47)
         if rows.number(self._others.check(said).rows[1]) == own:
             with self._mutex:

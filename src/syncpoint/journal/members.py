@@ -29,6 +29,7 @@ from syncpoint.journal.format import (
 )
 from syncpoint.journal.head import Paths
 from syncpoint.journal.index import Index
+from syncpoint.marks import sometimes
 from syncpoint.ports import Disk
 from syncpoint.records import Commit
 
@@ -101,6 +102,8 @@ def read_dead(
         if following not in (None, number + 1):
             lost = paths.segment(SegmentName(incarnation, number + 1))
             raise JournalDamaged(lost, 0, "the segment is missing")
+        if found.reading.bad:
+            sometimes("a torn tail was dropped")
         yield found
 
 

@@ -12,6 +12,7 @@ from typing import Any
 from syncpoint.errors import ConnectionLost, ResourceUnavailable
 from syncpoint.ids import Identifier
 from syncpoint.manager.handle import ResourceHandle
+from syncpoint.marks import sometimes
 from syncpoint.protocol.participant import Input, Participant, State
 from syncpoint.protocol.words import Answer, Choice
 from syncpoint.resources.base import BranchStart, Session, Vote
@@ -77,6 +78,7 @@ class Branch:
                 yield from self.handle.resource.begin(session, start)
             except ConnectionLost as error:
                 fresh = session.opened_at >= asked_at
+                sometimes("the connection died while a branch began")
                 yield from sessions.discard(session)
                 if fresh:
                     raise ResourceUnavailable(
@@ -135,6 +137,7 @@ class Branch:
         self.participant.take(Input.COMMIT)
         answer = yield from self._on_own_session(commit=True)
         if answer in (Answer.NOT_FOUND, Answer.RETRY):
+            sometimes("phase two got no answer on its own connection")
             yield from self._discard_session()
             answer = yield from self._find_out(commit=True)
         yield from self._ended(answer)
@@ -175,6 +178,7 @@ class Branch:
             yield from self._voted(answer)
             return answer
         if answer is Answer.RETRY:
+            sometimes("the reply to a one-phase commit was lost")
             yield from self._discard_session()
             answer = yield from self.handle.settle(self.identifier, self._soon())
         yield from self._ended(answer)

@@ -25,6 +25,7 @@ from syncpoint.journal.base import Verdict
 from syncpoint.manager import deciding
 from syncpoint.manager.branch import Branch
 from syncpoint.manager.transaction import Work
+from syncpoint.marks import sometimes
 from syncpoint.protocol.coordinator import Decided, Effects, Send, Standing, State, What
 from syncpoint.protocol.judgement import Result
 from syncpoint.protocol.recovery import Settled
@@ -165,6 +166,7 @@ def _force(work: Work, records: tuple[Record, ...]) -> Script[Effects]:
     try:
         (verdict,) = yield from work.core.journal.force(records)
     except JournalUncertain:
+        sometimes("the reply to a Commit record was lost")
         return coordinator.force_lost()
     except JournalUnavailable as error:  # nothing was written
         work.error = work.error or error
@@ -173,6 +175,7 @@ def _force(work: Work, records: tuple[Record, ...]) -> Script[Effects]:
         raise _stopped(work, error) from error
     if verdict is Verdict.ACCEPTED:
         return coordinator.accepted()
+    sometimes("a Commit record was refused: another was first")
     return coordinator.refused("another record of this transaction was there first")
 
 
@@ -187,6 +190,7 @@ def _decide(work: Work, records: tuple[Record, ...], number: BranchNumber) -> Sc
     if said is Answer.COMMITTED:
         return coordinator.accepted()
     if isinstance(said, Vote):
+        sometimes("a branch with the decision inside was refused")
         _note_refusal(work, said)
         yield from work.core.journal.refused()
         return coordinator.refused(f"{branch.handle.name} could not commit it: {said.reason}")
@@ -201,8 +205,10 @@ def _settle(work: Work, record: Abort) -> Script[Effects]:
     except JournalFailed as error:
         raise _stopped(work, error) from error
     if settled is Settled.COMMITTED:
+        sometimes("a decision whose reply was lost is there")
         return work.coordinator.accepted()
     if settled is Settled.ABORTED:
+        sometimes("a decision whose reply was lost is not there")
         return work.coordinator.refused("the reply to its record was lost, and it was not there")
     for branch in work.branches.values():
         branch.handle.unfinished = True
@@ -260,6 +266,7 @@ def _last_chance(work: Work) -> None:
     if not work.cancelled and work.core.clock.monotonic() > work.deadline:
         work.cancel("its time was over", work.timeout_error())
     if work.cancelled:
+        sometimes("cancelled, or out of time, while votes came in")
         work.coordinator.withdraw(work.cancelled)
 
 
@@ -291,6 +298,7 @@ def _prepare(work: Work, number: BranchNumber, branch: Branch) -> Script[Event]:
     except Exception as error:
         work.error = work.error or error
         why = f"the reply of {branch.handle.name!r} to prepare was lost: {error}"
+        sometimes("the reply to a prepare was lost")
         return lambda: coordinator.vote_lost(number, why)
     if vote.choice is Choice.NO:
         _note_refusal(work, vote)

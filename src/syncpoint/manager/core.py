@@ -29,6 +29,7 @@ from syncpoint.manager.observer import Observer
 from syncpoint.manager.results import decode_result
 from syncpoint.manager.transaction import Work
 from syncpoint.manager.watch import Watch
+from syncpoint.marks import sometimes
 from syncpoint.ports import Clock, Random, Runtime, Signal
 from syncpoint.protocol.words import Answer
 from syncpoint.records import Commit, CoordinatorKnown, Record
@@ -178,6 +179,7 @@ class Core:
         return view
 
     def _take_over(self, inherited: frozenset[Incarnation]) -> None:
+        sometimes("took over from a process that died")
         self.watch.took_over(inherited)
         self._wake_all()
 
@@ -219,6 +221,7 @@ class Core:
     def stop(self, error: SyncpointError) -> None:
         """The journal has failed: no further answers from this process (R5)."""
         if self.failure is None:
+            sometimes("the journal failed, and the manager stopped")
             self.failure = error
             self.watch.stopped(error)
         self.shutdown.set()
@@ -292,12 +295,14 @@ class Core:
     def _claim(self, transaction: TransactionId, user_id: str, fingerprint: bytes) -> Script[None]:
         claim = yield from self.journal.claim(transaction)
         if claim.running:
+            sometimes("an id was sent again while it ran")
             raise TransactionRunning(
                 f"Transaction {user_id!r} is running now; it was not run a second time.",
                 transaction=user_id,
                 advice="Ask manager.outcome(id), or send it again later.",
             )
         if claim.committed is not None:
+            sometimes("an id was sent again after it had committed")
             self._refuse_again(claim.committed, user_id, fingerprint)
 
     def _refuse_again(self, committed: Commit, user_id: str, fingerprint: bytes) -> None:

@@ -17,6 +17,7 @@ from syncpoint.errors import (
 )
 from syncpoint.ids import Guid, Identifier, Incarnation
 from syncpoint.journal.base import Journal
+from syncpoint.marks import sometimes
 from syncpoint.ports import Clock, Random, Runtime
 from syncpoint.protocol.recovery import Missing, judge_missing, judge_settled, rests_on_absence
 from syncpoint.records import ResourceKnown
@@ -200,6 +201,7 @@ class ResourceHandle:
     ) -> Script[Answer]:
         answer = yield from self.resource.finish(session, identifier, commit=commit, state=state)
         if answer is Answer.NOT_FOUND:
+            sometimes("a branch to be finished was not found")
             if not ask_evidence:
                 return Answer.ABORTED
             answer = yield from self._missing(session, identifier, commit, state, keeper)
@@ -214,6 +216,7 @@ class ResourceHandle:
             try:
                 return (yield from question(session))
             except ConnectionLost:
+                sometimes("recovery's own connection had died")
                 session.broken = True
                 if session.opened_at >= asked_at:
                     raise

@@ -18,6 +18,7 @@ from syncpoint.journal.base import View
 from syncpoint.manager import deciding
 from syncpoint.manager.handle import ResourceHandle
 from syncpoint.manager.reports import InDoubtBranch
+from syncpoint.marks import sometimes
 from syncpoint.protocol.recovery import Facts, Fate, evidence_can_go, fate_of
 from syncpoint.protocol.words import HEURISTICS, Answer, Decision
 from syncpoint.records import BranchEntry, Commit, End, Heuristic, key_fields
@@ -172,6 +173,8 @@ def _finish_found(
     fate, kept = yield from judge_found(core, identifier, facts)
     if fate is Fate.UNKNOWN_COORDINATOR:
         result.unknown_coordinators.add(identifier.coordinator)
+    if fate is Fate.LIVE:
+        sometimes("recovery left a living transaction alone")
     if fate not in (Fate.COMMIT, Fate.ABORT):
         result.left.append(describe(handle, branch, fate, core))
         return
@@ -216,6 +219,7 @@ def _finish_decided(
     identifier = entry.read_identifier()
     if identifier in core.acknowledged.get(key, ()):
         return
+    sometimes("a decided branch was not in the scan")
     answer = yield from handle.finish(identifier, commit=True, state=entry.state, deadline=deadline, keeper=keeper)
     yield from _took(core, handle, identifier, answer, commit=True, result=result)
     if answer is Answer.RETRY:
@@ -233,9 +237,11 @@ def _took(
         yield from _write_heuristic(core, handle, identifier, answer, commit=commit)
     core.watch.recovered(handle, identifier, answer, commit=commit)
     if commit:
+        sometimes("recovery committed a branch")
         result.committed += 1
         core.acknowledged.setdefault(identifier.key, set()).add(identifier)
     else:
+        sometimes("recovery rolled a branch back")
         result.aborted += 1
 
 
@@ -317,6 +323,7 @@ def _settle_one_phase(core: Core, handle: ResourceHandle, deadline: float) -> Sc
         if answer in HEURISTICS:
             yield from _write_heuristic(core, handle, identifier, answer, commit=True)
         if answer is not Answer.RETRY:
+            sometimes("recovery settled a one-phase commit")
             core.settle(identifier, answer)
 
 

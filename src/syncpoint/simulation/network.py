@@ -49,10 +49,47 @@ class Weather:
     """How likely a connection breaks with a message on it."""
 
 
+@dataclass(slots=True)
+class Trap:
+    """Something that happens to one of the next requests of a process that end a transaction, or a part of one."""
+
+    who: str
+    """The beginning of its name."""
+    left: int
+    """How many such requests pass before."""
+    spring: Callable[[Connection], Mishap]
+    """Called with the connection of the request."""
+
+
+@dataclass(frozen=True, slots=True)
+class Mishap:
+    """What happens to one request."""
+
+    loses_reply: bool = False
+    late_s: float = 0.0
+    """How much later it arrives."""
+
+
+NO_MISHAP = Mishap()
+ENDING = ("prepare", "commit", "decide", "finish", "settle", "abort", "journal: force")
+"""What requests begin with that end a transaction, or a part of one."""
+
+
 class Connection:
     """One connection of a process to a server."""
 
-    __slots__ = ("_free_back_s", "_free_s", "epoch", "is_broken", "is_gone", "network", "process", "server", "session")
+    __slots__ = (
+        "_free_back_s",
+        "_free_s",
+        "_waiting",
+        "epoch",
+        "is_broken",
+        "is_gone",
+        "network",
+        "process",
+        "server",
+        "session",
+    )
 
     def __init__(self, network: Network, process: Process, server: Server) -> None:
         self.network = network
@@ -66,6 +103,7 @@ class Connection:
         """The server has noticed that it is over."""
         self._free_s = 0.0
         self._free_back_s = 0.0
+        self._waiting: list[Promise] = []
 
     def __repr__(self) -> str:
         return f"<Connection {self.process.name} to {self.server.name}>"
@@ -78,13 +116,16 @@ class Connection:
             promise.keep(Failed(ConnectionLost(f"The connection to {self.server.name} is broken.")))
             return promise
         network.give_up_later(self, promise, what)
+        self._waiting = [one for one in self._waiting if not one.is_kept] + [promise]
+        mishap = network.spring(self, what)
         if network.is_lost(self.process.name, self.server.name):
             return promise
-        at_s = self._free_s = max(network.arrival_s(), self._free_s)
-        network.world.after(at_s - network.world.now_s, partial(self._arrive, run, what, work_s, promise))
+        at_s = self._free_s = max(network.arrival_s() + mishap.late_s, self._free_s)
+        arrive = partial(self._arrive, run, what, work_s, promise, mishap.loses_reply)
+        network.world.after(at_s - network.world.now_s, arrive)
         return promise
 
-    def _arrive(self, run: Callable[[], Any], what: str, work_s: float, promise: Promise) -> None:
+    def _arrive(self, run: Callable[[], Any], what: str, work_s: float, promise: Promise, loses_reply: bool) -> None:
         server, network = self.server, self.network
         if not server.is_up or server.epoch != self.epoch or self.is_gone:
             if not self.is_broken and not network.is_cut(server.name, self.process.name):
@@ -97,7 +138,7 @@ class Connection:
         except Exception as error:
             outcome = Failed(error)
         network.world.note(server.name, f"did {what}: {_short(outcome)}")
-        if network.is_lost(server.name, self.process.name):
+        if network.is_lost(server.name, self.process.name) or loses_reply:
             network.world.count("lost replies")
             return
         at_s = self._free_back_s = max(network.arrival_s() + work_s, self._free_back_s)
@@ -113,6 +154,13 @@ class Connection:
             return
         self.close()
         promise.keep(Failed(ConnectionLost(f"The connection to {self.server.name} was lost: {why}.")))
+
+    def lose(self) -> None:
+        """Something in between cuts it: whoever waits for an answer on it learns of it at once."""
+        waiting, self._waiting = self._waiting, []
+        for promise in waiting:
+            self.break_off(promise, "it was cut")
+        self.close()
 
     def close(self) -> None:
         """The client is done with it, or dead: the server is told, if it can be."""
@@ -136,6 +184,7 @@ class Network:
         self._chance = world.stream("network")
         self._cut: dict[tuple[str, str], int] = {}
         self._connections: dict[Connection, None] = {}
+        self._traps: list[Trap] = []
 
     def connect(self, process: Process, server: Server) -> Promise:
         """A new connection, or None when the server does not take one."""
@@ -158,7 +207,23 @@ class Network:
         else:
             self._cut.pop((source, target), None)
 
+    def set_trap(self, trap: Trap) -> None:
+        self._traps.append(trap)
+
+    def spring(self, connection: Connection, what: str) -> Mishap:
+        """What is to happen to this request."""
+        if not self._traps or not what.startswith(ENDING):
+            return NO_MISHAP
+        for trap in self._traps:
+            if connection.process.name.startswith(trap.who):
+                trap.left -= 1
+                if trap.left < 0:
+                    self._traps.remove(trap)
+                    return trap.spring(connection)
+        return NO_MISHAP
+
     def mend_all(self) -> None:
+        self._traps.clear()
         self._cut.clear()
         self.weather = Weather()
 

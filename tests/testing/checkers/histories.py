@@ -9,6 +9,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 import msgspec
+from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 
 from syncpoint.testing.checkers import Append, Finding, History, Operation, Outcome, Read
@@ -66,6 +67,11 @@ def replaced(history: History, at: int, actions: Iterable[AnyAction]) -> History
     operations = list(history.operations)
     operations[at] = msgspec.structs.replace(operations[at], actions=tuple(actions))
     return History(tuple(operations))
+
+
+def patient(examples: int) -> settings:
+    """So many examples, however busy the machine is."""
+    return settings(max_examples=examples, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 
 
 # --- generated -----------------------------------------------------------------------------------------------

@@ -6,7 +6,7 @@ Not for: what a branch wrote (test_bank.py).
 from __future__ import annotations
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from syncpoint.testing.checkers import (
@@ -20,7 +20,7 @@ from syncpoint.testing.checkers import (
     atomicity,
 )
 from syncpoint.testing.checkers.history import AnyAction
-from tests.testing.checkers.histories import A, B, Slot, fail, kinds, of, ok, open_ended, replaced, slots
+from tests.testing.checkers.histories import A, B, Slot, fail, kinds, of, ok, open_ended, patient, replaced, slots
 
 COMMITTED, ABORTED, IN_DOUBT, ACTIVE = (
     BranchState.COMMITTED,
@@ -145,13 +145,13 @@ def play(draw: st.DrawFn, timed: list[Slot]) -> History:
     return of(*operations, ok("last", done, done + 1, *last, settled=True))
 
 
-@settings(max_examples=60)
+@patient(40)
 @given(slots(), st.data())
 def test_what_an_execution_leaves_is_accepted(timed: list[Slot], data: st.DataObject) -> None:
     assert atomicity.check(play(data.draw, timed)) == []
 
 
-@settings(max_examples=60)
+@patient(40)
 @given(slots(), st.data())
 def test_one_changed_branch_is_rejected(timed: list[Slot], data: st.DataObject) -> None:
     history = play(data.draw, timed)

@@ -6,11 +6,11 @@ Not for: the token itself.
 from __future__ import annotations
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from syncpoint.testing.checkers import Act, History, Hold, Operation, authority
-from tests.testing.checkers.histories import fail, kinds, of, ok, open_ended
+from tests.testing.checkers.histories import fail, kinds, of, ok, open_ended, patient
 
 
 def hold(holder: str, term: int, domain: str = "d") -> Hold:
@@ -110,13 +110,13 @@ def play(lengths: list[int]) -> History:
 LENGTHS = st.lists(st.integers(10, 20), min_size=2, max_size=8)
 
 
-@settings(max_examples=60)
+@patient(40)
 @given(LENGTHS)
 def test_what_an_execution_leaves_is_accepted(lengths: list[int]) -> None:
     assert authority.check(play(lengths)) == []
 
 
-@settings(max_examples=60)
+@patient(40)
 @given(LENGTHS, st.integers(1, 9), st.data())
 def test_one_who_begins_early_is_found(lengths: list[int], early: int, data: st.DataObject) -> None:
     operations = list(play(lengths))
@@ -127,7 +127,7 @@ def test_one_who_begins_early_is_found(lengths: list[int], early: int, data: st.
     assert "overlap" in kinds(authority.check(of(*operations)))
 
 
-@settings(max_examples=60)
+@patient(40)
 @given(LENGTHS, st.data())
 def test_two_who_swap_their_terms_are_found(lengths: list[int], data: st.DataObject) -> None:
     operations = list(play(lengths))

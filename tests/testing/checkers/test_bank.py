@@ -8,12 +8,12 @@ from __future__ import annotations
 import time
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from syncpoint.testing.checkers import BadHistory, History, Move, Open, Operation, ReadBalance, bank
 from syncpoint.testing.checkers.history import AnyAction
-from tests.testing.checkers.histories import A, B, Slot, fail, kinds, of, ok, open_ended, replaced, slots
+from tests.testing.checkers.histories import A, B, Slot, fail, kinds, of, ok, open_ended, patient, replaced, slots
 
 ACCOUNTS = ((A, "ann"), (B, "bob"), (B, "cyd"))
 
@@ -193,13 +193,13 @@ def play(draw: st.DrawFn, timed: list[Slot]) -> History:
     return of(*operations, ok("last", end, end + 1, *balances(*found), settled=True))
 
 
-@settings(max_examples=60)
+@patient(40)
 @given(slots(), st.data())
 def test_what_an_execution_leaves_is_accepted(timed: list[Slot], data: st.DataObject) -> None:
     assert bank.check(play(data.draw, timed)) == []
 
 
-@settings(max_examples=60)
+@patient(40)
 @given(slots(certain=True), st.integers(0, 2), st.integers(1, 5), st.booleans(), st.data())
 def test_one_wrong_balance_is_rejected(
     timed: list[Slot], account: int, amount: int, is_moved: bool, data: st.DataObject

@@ -6,11 +6,11 @@ Not for: several counters at once (test_list_append.py).
 from __future__ import annotations
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from syncpoint.testing.checkers import History, Increment, Operation, ReadCounter, counter
-from tests.testing.checkers.histories import A, B, Slot, fail, kinds, of, ok, open_ended, replaced, slots
+from tests.testing.checkers.histories import A, B, Slot, fail, kinds, of, ok, open_ended, patient, replaced, slots
 
 
 def up(by: int = 1, resource: str = A) -> Increment:
@@ -101,13 +101,13 @@ def play(draw: st.DrawFn, timed: list[Slot]) -> History:
     return of(*operations, ok("last", end, end + 1, value(count), settled=True))
 
 
-@settings(max_examples=60)
+@patient(40)
 @given(slots(), st.data())
 def test_what_an_execution_leaves_is_accepted(timed: list[Slot], data: st.DataObject) -> None:
     assert counter.check(play(data.draw, timed)) == []
 
 
-@settings(max_examples=60)
+@patient(40)
 @given(slots(certain=True), st.integers(-20, 20).filter(bool), st.data())
 def test_one_changed_read_is_rejected(timed: list[Slot], change: int, data: st.DataObject) -> None:
     history = play(data.draw, timed)

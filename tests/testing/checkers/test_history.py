@@ -10,7 +10,7 @@ import itertools
 from pathlib import Path
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from syncpoint.errors import FormatTooNew, OutcomePending, TransactionAborted
@@ -41,7 +41,7 @@ from tests.testing.checkers import (
     test_list_append,
     test_sets,
 )
-from tests.testing.checkers.histories import append, of, ok, open_ended, read
+from tests.testing.checkers.histories import append, of, ok, open_ended, patient, read
 
 ROOT = Path(__file__).parents[3]
 
@@ -203,7 +203,7 @@ def test_a_later_format_is_refused() -> None:
         decode_history(b'{"format":"syncpoint-history","version":2}\n')
 
 
-@settings(max_examples=100)
+@patient(100)
 @given(st.binary(max_size=60) | st.integers(0, len(LINES)).map(lambda at: LINES.encode()[:at] + b"\xff{" + b"]" * 3))
 def test_garbage_is_read_or_refused(raw: bytes) -> None:
     with contextlib.suppress(BadHistory, FormatTooNew):

@@ -89,6 +89,15 @@ WRONG: dict[str, tuple[set[str], list[Operation]]] = {
         {"G0"},
         [ok(1, 0, 9, append("x", 1), append("x", 3)), ok(2, 0, 9, append("x", 2)), ok(3, 0, 9, read("x", 1, 2, 3))],
     ),
+    "G0: what was never shown was written last": (
+        {"G0"},
+        [
+            ok(1, 0, 9, append("x", 1), append("y", 1)),
+            ok(2, 0, 9, append("x", 2), append("y", 2)),
+            ok(3, 0, 9, read("x", 1)),
+            ok(4, 0, 9, read("y", 2)),
+        ],
+    ),
     "G1c: each read what the other wrote": (
         {"G1c"},
         [ok(1, 0, 9, append("x", 1), read("y", 1)), ok(2, 0, 9, append("y", 1), read("x", 1))],
@@ -190,6 +199,13 @@ def test_real_time_can_be_left_out(name: str) -> None:
     assert not any("realtime" in kind for kind in found)
 
 
+def test_without_real_time_what_is_settled_must_be_there() -> None:
+    late = [ok(1, 0, 1, append("x", 1)), ok(2, 2, 3, read("x"))]
+    assert list_append.check(of(*late), real_time=False) == []
+    found = list_append.check(of(*late, ok(3, 4, 5, read("x"), settled=True)), real_time=False)
+    assert kinds(found) == {"G-single-realtime"}
+
+
 def test_a_cycle_is_told_step_by_step() -> None:
     [finding] = list_append.check(of(*WRONG["G2: write skew"][1]))
     assert str(finding) == (
@@ -271,7 +287,7 @@ def test_ten_thousand_transactions_take_seconds() -> None:
     history = long_history(10_000)
     began = time.process_time()
     assert list_append.check(history) == []
-    assert time.process_time() - began < 5
+    assert time.process_time() - began < 8
 
 
 def test_ten_thousand_transactions_of_which_many_are_wrong_take_seconds() -> None:

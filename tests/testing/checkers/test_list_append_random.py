@@ -9,13 +9,13 @@ from __future__ import annotations
 from collections import defaultdict
 from random import Random
 
-from hypothesis import assume, event, given, settings
+from hypothesis import assume, event, given
 from hypothesis import strategies as st
 
 from syncpoint.testing.checkers import Append, History, Operation, Outcome, Read, list_append
 from syncpoint.testing.checkers.history import AnyAction, Name
 from tests.testing.checkers.brute_force import is_serializable
-from tests.testing.checkers.histories import Slot, append, fail, of, ok, open_ended, read, replaced, slots
+from tests.testing.checkers.histories import Slot, append, fail, of, ok, open_ended, patient, read, replaced, slots
 
 KEYS = ("x", "y")
 
@@ -46,11 +46,13 @@ def _execute(draw: st.DrawFn, number: int, slot: Slot, lists: dict[str, list[Nam
     return actions
 
 
+@patient(60)
 @given(executed())
 def test_what_an_execution_leaves_is_accepted(history: History) -> None:
     assert list_append.check(history) == []
 
 
+@patient(60)
 @given(executed(certain=True), st.data())
 def test_one_changed_read_is_rejected(history: History, data: st.DataObject) -> None:
     """Nothing overlaps, so every read has exactly one right answer."""
@@ -114,7 +116,7 @@ def compare(history: History, *, real_time: bool) -> bool:
     return right
 
 
-@settings(max_examples=100)
+@patient(100)
 @given(st.randoms(use_true_random=False), st.booleans())
 def test_it_says_what_trying_every_order_says(random: Random, real_time: bool) -> None:
     compare(anything(random), real_time=real_time)
@@ -131,7 +133,7 @@ def test_it_says_so_of_thousands() -> None:
     assert 1000 < right < 3000  # it tells apart
 
 
-@settings(max_examples=100)
+@patient(100)
 @given(executed(most=6), st.data())
 def test_it_says_the_same_of_one_read_changed_a_little(history: History, data: st.DataObject) -> None:
     """Nearer to right histories than those at random."""

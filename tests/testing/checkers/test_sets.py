@@ -6,12 +6,12 @@ Not for: the order in which it was added (test_list_append.py).
 from __future__ import annotations
 
 import pytest
-from hypothesis import assume, given, settings
+from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from syncpoint.testing.checkers import Add, History, Operation, ReadSet, sets
 from syncpoint.testing.checkers.history import AnyAction, Name
-from tests.testing.checkers.histories import A, B, Slot, fail, kinds, of, ok, open_ended, replaced, slots
+from tests.testing.checkers.histories import A, B, Slot, fail, kinds, of, ok, open_ended, patient, replaced, slots
 
 
 def add(element: Name, resource: str = A) -> Add:
@@ -101,13 +101,13 @@ def play(draw: st.DrawFn, timed: list[Slot]) -> History:
     return of(*operations, ok("last", end, end + 1, found(*there), settled=True))
 
 
-@settings(max_examples=60)
+@patient(40)
 @given(slots(), st.data())
 def test_what_an_execution_leaves_is_accepted(timed: list[Slot], data: st.DataObject) -> None:
     assert sets.check(play(data.draw, timed)) == []
 
 
-@settings(max_examples=60)
+@patient(40)
 @given(slots(certain=True), st.data())
 def test_one_changed_read_is_rejected(timed: list[Slot], data: st.DataObject) -> None:
     history = play(data.draw, timed)

@@ -83,12 +83,12 @@ class Graph:
     def find_cycles(self) -> list[list[Arc]]:
         """For each knot a cycle of the worst kind that is in it, and where that is long, others; the readable ones
         first. [] when there is a serial order."""
-        knots = self._components(range(len(self.arcs)), EVERYTHING)
+        knots = sorted(self._components(range(len(self.arcs)), EVERYTHING), key=min)
         reported: list[tuple[Level, frozenset[int]]] = []
         cycles = []
         for level in LEVELS if knots else ():
             for knot in knots:
-                for component in self._components(knot, level.kinds):
+                for component in sorted(self._components(knot, level.kinds), key=min):
                     if any(level.covers(other) and nodes <= component for other, nodes in reported):
                         continue
                     find = self._find_single if level.is_single else self._find_any

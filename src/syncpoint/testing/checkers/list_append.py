@@ -43,7 +43,8 @@ def check(history: History, *, real_time: bool = True) -> list[Finding]:
     """Returns what is wrong, [] when nothing is.
 
     Parameters: `real_time`: an operation that began after another had ended comes after it too (strict
-    serializability). Without, only a serial order is asked for. Raises BadHistory when a value was appended twice.
+    serializability). Without, only a serial order is asked for; but who looked when all had settled comes after what
+    had ended before. Raises BadHistory when a value was appended twice.
     """
     lists = Lists(history)
     findings = [*lists.findings]

@@ -25,12 +25,12 @@ right history there is at most one."""
 
 
 def order_of(lists: Lists, *, real_time: bool) -> Graph:
-    """The graph over `lists.committed`."""
+    """The graph over `lists.committed`. Without `real_time`, only who looked when all had settled comes after what had
+    ended before."""
     graph = Graph(len(lists.committed))
     for place, one in lists.places.items():
         _add_list(graph, place, one)
-    if real_time:
-        _add_real_time(graph, lists)
+    _add_real_time(graph, lists, everywhere=real_time)
     return graph
 
 
@@ -108,7 +108,8 @@ def _add_never_shown(
                 graph.add(source, writer, kind, place, known, value)
 
 
-def _add_real_time(graph: Graph, lists: Lists) -> None:
+def _add_real_time(graph: Graph, lists: Lists, *, everywhere: bool) -> None:
+    """What had ended comes before what began then; or only before who looked when all had settled."""
     ended = sorted(
         (operation.completed_at, number)
         for number, operation in enumerate(lists.committed)
@@ -121,6 +122,8 @@ def _add_real_time(graph: Graph, lists: Lists) -> None:
         if place:
             graph.add(helpers[place - 1], helpers[place], ON)
     for number, operation in enumerate(lists.committed):
+        if not everywhere and not operation.settled:
+            continue
         place = bisect_left(times, operation.invoked_at)
         if place:
             graph.add(helpers[place - 1], number, ON)

@@ -50,8 +50,16 @@ def check(history: History, *, stale_reads: bool = False) -> list[Finding]:
 def _judge(
     place: Place, adders: Adders, reads: list[tuple[Operation, tuple[Name, ...]]], *, stale_reads: bool
 ) -> Iterator[tuple[Name, Finding]]:
+    begun_at = {
+        element: min(one.invoked_at for one in added if one.outcome is not Outcome.FAIL)
+        for element, added in adders.items()
+        if any(one.outcome is not Outcome.FAIL for one in added)
+    }
     for reader, elements in reads:
-        yield from _judge_elements(place, adders, reader, elements)
+        ended_at = reader.completed_at or 0
+        is_plain = all(begun_at.get(element, ended_at + 1) <= ended_at for element in elements)
+        if not is_plain or len(set(elements)) < len(elements):  # most are right: say so quickly
+            yield from _judge_elements(place, adders, reader, elements)
     yield from _judge_missing(place, adders, reads, stale_reads=stale_reads)
 
 
@@ -99,6 +107,8 @@ def _judge_missing(
         if stale_reads and not reader.settled:
             continue
         there = set(elements)
+        if proved.keys() <= there:
+            continue
         for element, (one, kind) in proved.items():
             if element in there:
                 continue
@@ -118,7 +128,7 @@ def _first_proofs(
             yield min(known, key=lambda one: one.completed_at or 0), element, Kind.LOST_ELEMENT
     found: set[Name] = set()
     for reader, elements in sorted(reads, key=lambda read: read[0].completed_at or 0):
-        for element in elements:
+        for element in () if found.issuperset(elements) else elements:
             if element not in found:
                 found.add(element)
                 yield reader, element, Kind.VANISHED_ELEMENT
