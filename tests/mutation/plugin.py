@@ -44,7 +44,21 @@ class RunningServer:
         with psycopg.connect(self._url, autocommit=True) as connection:
             connection.execute(f'DROP DATABASE IF EXISTS "{name}" WITH (FORCE)')
             connection.execute(f'CREATE DATABASE "{name}"')
+        _made.append((self._url, name))
         return self.url(name)
+
+
+_made: list[tuple[str, str]] = []
+
+
+def pytest_unconfigure(config: pytest.Config) -> None:
+    """Thousands of mutants' databases would fill the disk."""
+    import psycopg
+
+    for url, name in _made:
+        with psycopg.connect(url, autocommit=True) as connection:
+            connection.execute(f'DROP DATABASE IF EXISTS "{name}" WITH (FORCE)')
+    _made.clear()
 
 
 def pytest_configure(config: pytest.Config) -> None:
