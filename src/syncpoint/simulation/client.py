@@ -109,7 +109,7 @@ def _commit(application: Application, work: Work, value: Any) -> Script[Reply]:
             return Reply(Known.UNKNOWN, why=str(error))
         world.violation(f"nobody decided alone, and yet: {error}")
         return Reply(Known.UNKNOWN, why=str(error))
-    return Reply(Known.OK, value if work.result is None else decode_result(work.result))
+    return Reply(Known.OK, value if work.result is None else decode_result(work.result, transaction=work.name))
 
 
 def _ask(application: Application, work: Work, why: str) -> Script[Reply]:
@@ -124,7 +124,7 @@ def _ask(application: Application, work: Work, why: str) -> Script[Reply]:
         except SyncpointError as error:
             return Reply(Known.UNKNOWN, why=f"{why}; {error}")
         if found.state is OutcomeState.COMMITTED:
-            return Reply(Known.OK, None if work.result is None else decode_result(work.result))
+            return Reply(Known.OK, None if work.result is None else decode_result(work.result, transaction=work.name))
         if found.state is OutcomeState.ABORTED_OR_UNKNOWN:
             was_alone = work.coordinator.lone_writer is not None
             return Reply(Known.FAILED if was_alone else Known.UNKNOWN, why=f"{why}; then: {found.state}")
