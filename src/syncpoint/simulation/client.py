@@ -124,7 +124,7 @@ def _ask(application: Application, work: Work, why: str) -> Script[Reply]:
         except SyncpointError as error:
             return Reply(Known.UNKNOWN, why=f"{why}; {error}")
         if found.state is OutcomeState.COMMITTED:
-            return Reply(Known.OK, None if work.result is None else decode_result(work.result, transaction=work.name))
+            return Reply(Known.OK, found.result)  # perhaps of another attempt under the same id
         if found.state is OutcomeState.ABORTED_OR_UNKNOWN:
             was_alone = work.coordinator.lone_writer is not None
             return Reply(Known.FAILED if was_alone else Known.UNKNOWN, why=f"{why}; then: {found.state}")
