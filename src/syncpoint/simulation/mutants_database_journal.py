@@ -24,7 +24,7 @@ from syncpoint.manager import deciding, recovery
 from syncpoint.manager.core import Core
 from syncpoint.protocol.recovery import Settled
 from syncpoint.records import Abort, Commit, End, key_fields
-from syncpoint.simulation.journal_store import SimEarlyStore, SimStore
+from syncpoint.simulation.journal_store import SimStore
 from syncpoint.simulation.mutant import Mutant, put
 from syncpoint.steps import Script
 
@@ -169,12 +169,6 @@ def _fenced_aborts(self: Statements, limit: int) -> str:
 
 
 _end_what_is_done = recovery.end_what_is_done
-
-
-def _end_others(core: Core, view: View) -> None:
-    _end_what_is_done(core, view)
-    for key in view.elsewhere:
-        core.journal.note((End(**key_fields(key)),))
 
 
 def _end_early(core: Core, view: View) -> None:
@@ -333,26 +327,11 @@ MUTANTS: Sequence[Mutant] = (
         CRASHES,
     ),
     _mutant(
-        "seen-is-on-disk",
-        "nothing read is acted on before it is on disk",
-        "journal/store.py",
-        partial(put, SimEarlyStore, "visible_is_durable", True),
-        CRASHES,
-        workload="resends",
-    ),
-    _mutant(
         "aborts-of-the-living-removed",
         "an Abort outlives the last moment at which its Commit could arrive",
         "journal/statements.py",
         partial(put, Statements, "fenced_aborts", _fenced_aborts),
         ("journal-stall", "delay"),
-    ),
-    _mutant(
-        "ends-of-others",
-        "a record is ended by the one who keeps it",
-        "manager/recovery.py",
-        partial(put, recovery, "end_what_is_done", _end_others),
-        SILENCES,
     ),
     _mutant(
         "ends-too-early",
