@@ -170,7 +170,10 @@ def test_an_unknown_option(table: dict[str, str], expected: str) -> None:
     [
         ("needs", "For needs:// the Python module driver_that_nobody_has is missing."),
         ("missing", "For missing:// the Python module module_that_nobody_has is missing."),
-        ("notone", "(other_adapters:NotAResource) is not a subclass of syncpoint.resources.base.Resource."),
+        (
+            "notone",
+            "(other_adapters:NotAResource) is a subclass of neither syncpoint.Resource nor syncpoint.ResourceManager.",
+        ),
         ("gone", "The adapter for gone:// (other_adapters:Gone) cannot be loaded: AttributeError"),
         ("broken", "The adapter for broken:// (broken_adapter:Any) cannot be loaded: ZeroDivisionError"),
         ("twice", "Several adapters answer to twice://: other_adapters:NeedsDriver, other_adapters:Nice."),
