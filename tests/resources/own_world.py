@@ -51,6 +51,8 @@ class Shelf(syncpoint.ResourceManager):
 
     def __init__(self, name: str, url: str, options: Mapping[str, str]) -> None:
         super().__init__(name, url, options)
+        if url:
+            raise ConfigurationError(f"The resource {name!r} takes no URL.", advice="Give its path alone.")
         if "path" not in options:
             raise ConfigurationError(f"The resource {name!r} has no path.", advice="Give one.")
         if not options["path"]:

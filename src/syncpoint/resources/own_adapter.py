@@ -162,10 +162,12 @@ class OwnResource(SqliteResource):
         return guid
 
     def contact(self, session: Session, contact: Contact) -> Script[Guid]:
-        """See `Resource`. Finishes what is decided here and was left by a process that died."""
+        """See `Resource`. Finishes what is decided here and was left by a process that died, if it can."""
         guid = yield from super().contact(session, contact)
-        if not (yield from self._apply(_ours(session))):
-            raise self._held(None)
+        try:
+            yield from self._apply(_ours(session), patience_s=0.0)
+        except ResourceManagerError as error:  # the manager must start (O37); recovery tries again, and tells
+            _log.error("%s", error)
         return guid
 
     # --- a branch's life ----------------------------------------------------------------------------------------
@@ -192,6 +194,7 @@ class OwnResource(SqliteResource):
         except BaseException:
             session.roll_back()
             raise
+        session.identifier = start.identifier
         session.work = OwnWork(target, self.name, self._runner)
         return True
 
@@ -231,7 +234,7 @@ class OwnResource(SqliteResource):
 
     def commit_one_phase(self, session: Session) -> Script[Vote | Answer]:
         ours = _ours(session)
-        identifier = ours.branch
+        identifier = ours.identifier
         no: Vote | None = yield Blocking(lambda: self._prepare_work(ours), "prepare (own)")
         said = (yield from super().commit_one_phase(session)) if no is None else no
         if said is not Answer.COMMITTED:
@@ -255,8 +258,8 @@ class OwnResource(SqliteResource):
             if not isinstance(state, bytes | None):
                 raise self._broken(f"prepare returned {type(state).__name__}; it must be bytes, or None")
             if state is not None:
-                assert session.branch is not None
-                row = (session.branch.to_bytes(), state)
+                assert session.identifier is not None
+                row = (session.identifier.to_bytes(), state)
                 session.connection.run("INSERT INTO decided_work (identifier, state) VALUES (?, ?)", row)
         except Exception as error:
             self._throw_away(session)  # while the ledger's lock is still ours
@@ -267,7 +270,7 @@ class OwnResource(SqliteResource):
 
     def commit(self, session: Session) -> Script[Answer]:
         ours = _ours(session)
-        identifier = ours.branch
+        identifier = ours.identifier
         answer = yield from super().commit(session)
         if answer is not Answer.COMMITTED:
             return answer
