@@ -1,7 +1,7 @@
 # What one types here. `make` alone says it. Needs Python 3.11 or later and a package index; nothing else.
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo example-django example-fastapi example-files test check crash storm clean
+.PHONY: help setup demo example-django example-fastapi example-files test check crash storm spec disks reliability clean
 
 PYTHON ?=
 STAMP := .venv/.syncpoint-setup
@@ -38,6 +38,15 @@ crash: setup  ## the crash tests in full
 
 storm: setup  ## processes killed and stopped while they share a journal in a database, in full
 	@scripts/storm.sh
+
+disks: setup  ## crash states, power cuts and failing disks, in full; prints figures as JSON
+	@scripts/disks.sh
+
+reliability: setup  ## run all that proves the promises, and write docs/reliability.md; about an hour
+	@.venv/bin/python scripts/reliability.py
+
+spec: setup  ## the TLA+ specification in full: models, each rule dropped once, traces of the real code
+	.venv/bin/python -m tests.spec.run $(SPEC)
 
 clean:  ## remove what setup and the tools made
 	rm -rf .venv .mypy_cache .ruff_cache .pytest_cache .hypothesis .coverage .coverage.* build dist

@@ -241,12 +241,13 @@ class FolderJournal(Journal):
         try:
             if written or copies:
                 self._writer.write([*written, *copies])
+                # Also proof that the file system still lives: while ext4 gives up its own journal after an error, a
+                # force under way may answer "done". The next write does not, so nothing is answered before it.
+                self._writer.state()
         except OSError as error:
             raise self._fail(error) from error
         self._take_in(written)
         try:
-            if written or copies:
-                self._writer.state()
             for one in dead:
                 sometimes("the records of a dead process were copied")
                 self._neighbours.clear_away(one)

@@ -137,7 +137,7 @@ class Lazily:
     def _write(
         self, ends: list[Key], releases: list[tuple[TransactionId, Incarnation]], *, durable: bool
     ) -> Script[None]:
-        statements = self._sql.end(ends) if ends else []
+        statements = self._sql.end(ends, self._living.own) if ends else []
         statements += self._sql.release(releases) if releases else []
         if ends and not durable and self._store.can_be_lazy:
             self._in_the_air = True

@@ -194,7 +194,14 @@ class SqliteResource(Resource):
         """Do `work` under the write lock, waiting for it with patience."""
         deadline = self.clock.monotonic() + PATIENCE_S
         while True:
-            done: T | None = yield Blocking(lambda: settlement.under_lock(session, work, BUSY_SLICE_MS), what)
+            try:
+                done: T | None = yield Blocking(lambda: settlement.under_lock(session, work, BUSY_SLICE_MS), what)
+            except (apsw.IOError, apsw.FullError) as error:
+                session.broken = True
+                raise ResourceUnavailable(
+                    f"Resource {self.name!r}: the disk failed during {what} at {self.target.path}: {error}.",
+                    advice="Mend the disk (is it full?), and try again.",
+                ) from error
             if done is not None:
                 return done
             if self.clock.monotonic() >= deadline:

@@ -22,12 +22,16 @@ from syncpoint.errors import (
     TransactionAborted,
     TransactionRunning,
 )
-from syncpoint.manager import commit
+from syncpoint.manager import commit, operators
+from syncpoint.manager.reports import OutcomeState
 from syncpoint.manager.results import decode_result, encode_result
 from syncpoint.manager.transaction import Work
 from syncpoint.resources.memory import MemoryConnection, RowLocked
 from syncpoint.simulation.host import Application
-from syncpoint.steps import Script
+from syncpoint.steps import Script, Sleep
+
+ASK_S = 1.0
+ASK_TIMES = 60
 
 
 class Known(Enum):
@@ -95,8 +99,27 @@ def _commit(application: Application, work: Work, value: Any) -> Script[Reply]:
     except TransactionAborted as error:
         return Reply(Known.FAILED, why=str(error))
     except (OutcomePending, ManagerClosed, JournalError) as error:
-        return Reply(Known.UNKNOWN, why=str(error))
+        return (yield from _ask(application, work, str(error)))
     except HeuristicOutcome as error:
         world.violation(f"nobody decided alone, and yet: {error}")
         return Reply(Known.UNKNOWN, why=str(error))
     return Reply(Known.OK, value if work.result is None else decode_result(work.result))
+
+
+def _ask(application: Application, work: Work, why: str) -> Script[Reply]:
+    """What became of it, as the errors advise (O50). The journal keeps nothing of a transaction without an id once it
+    has ended, so "not known" says something only of one that needed no record."""
+    core = application.core
+    assert core is not None
+    for _ in range(ASK_TIMES):
+        yield Sleep(ASK_S)
+        try:
+            found = yield from operators.outcome(core, str(work.key.transaction))
+        except SyncpointError as error:
+            return Reply(Known.UNKNOWN, why=f"{why}; {error}")
+        if found.state is OutcomeState.COMMITTED:
+            return Reply(Known.OK, None if work.result is None else decode_result(work.result))
+        if found.state is OutcomeState.ABORTED_OR_UNKNOWN:
+            was_alone = work.coordinator.lone_writer is not None
+            return Reply(Known.FAILED if was_alone else Known.UNKNOWN, why=f"{why}; then: {found.state}")
+    return Reply(Known.UNKNOWN, why=why)

@@ -5,8 +5,11 @@ evidence), the adapter is the memory resource's too; here stand the network in b
 
     holds_prepared   a prepared branch cannot be finished by others while its connection lives (MariaDB)
     slow_commits     COMMIT is done at once, but its reply takes a while (a slow disk)
+    slots            so many branches can be prepared at once; one more is rolled back (max_prepared_transactions)
 
-Not for: SQL; PostgreSQL's own adapter has a simulated server of its own.
+Besides, a server may roll a branch back in the middle of its work: a deadlock's victim, or an idle one.
+
+Not for: SQL.
 """
 
 from __future__ import annotations
@@ -19,7 +22,7 @@ from syncpoint.errors import ConnectionLost, ResourceUnavailable
 from syncpoint.ids import Identifier
 from syncpoint.ports import Clock, Random
 from syncpoint.protocol.participant import State
-from syncpoint.resources.base import Answer, Resource, Session
+from syncpoint.resources.base import Answer, Choice, Resource, Session, Vote
 from syncpoint.resources.memory import MemoryResource
 from syncpoint.resources.memory_server import MemoryServer, MemorySession
 from syncpoint.simulation.network import Connection, Network
@@ -39,6 +42,7 @@ class Habits:
 
     holds_prepared: bool = False
     slow_commits: bool = False
+    slots: int = 1000
 
 
 class SimDatabase:
@@ -97,6 +101,14 @@ class SimDatabase:
             for connection in self._connections
         )
 
+    def roll_back(self, chosen: Callable[[], bool]) -> None:
+        """Active branches, each if `chosen` says so, are rolled back, and their clients are not told."""
+        for connection in list(self._connections):
+            session = connection.session
+            if session.work is not None and session.work.unit.state is State.WORKING and chosen():
+                self.world.count("branches rolled back by the server")
+                self.engine.leave(session, commit=False)
+
     def force_s(self, what: str) -> float:
         """How long its disk takes, if the request needs it."""
         if what not in FORCES:
@@ -136,6 +148,18 @@ class SimResource(MemoryResource):
             connection.close()
         return
         yield
+
+    def prepare(self, session: Session) -> Script[Vote]:
+        vote: Vote = yield self._ask("prepare", session, lambda: self._prepare(session))
+        return vote
+
+    def _prepare(self, session: Session) -> Vote:
+        assert isinstance(session, MemorySession)
+        if len(self.server.in_doubt()) >= self.database.habits.slots:
+            self.database.world.count("votes refused for want of a slot")
+            self.server.leave(session, commit=False)
+            return Vote(Choice.NO, reason="too many branches are prepared here", retryable=True)
+        return self.server.prepare(session)
 
     def finish(self, session: Session, identifier: Identifier, *, commit: bool, state: bytes) -> Script[Answer]:
         answer: Answer = yield self._ask("finish", session, lambda: self._finish(identifier, commit=commit))

@@ -13,7 +13,7 @@ from functools import partial
 
 from syncpoint.simulation.database import SimDatabase
 from syncpoint.simulation.host import Application, Host
-from syncpoint.simulation.network import Connection, Network, Trap
+from syncpoint.simulation.network import Connection, Mishap, Network, Trap
 from syncpoint.simulation.world import World
 
 
@@ -82,9 +82,9 @@ def _kill_in_disk(scene: Scene, fault: Fault, chance: random.Random) -> None:
 def _kill_at_the_end(scene: Scene, fault: Fault, chance: random.Random) -> None:
     """It dies within the next few requests that end a transaction, or right after one of them."""
 
-    def spring(connection: Connection) -> bool:
+    def spring(connection: Connection) -> Mishap:
         scene.world.after(chance.uniform(0.0, 0.006), partial(connection.process.kill, "SIGKILL while committing"))
-        return False
+        return Mishap()
 
     scene.network.set_trap(Trap(f"{fault.target}#", int(fault.amount * 6), spring))
 
@@ -92,9 +92,19 @@ def _kill_at_the_end(scene: Scene, fault: Fault, chance: random.Random) -> None:
 def _lose_a_reply(scene: Scene, fault: Fault, chance: random.Random) -> None:
     """One of the next requests that end a transaction is carried out, its reply is lost, and the connection with it."""
 
-    def spring(connection: Connection) -> bool:
+    def spring(connection: Connection) -> Mishap:
         scene.world.after(chance.uniform(0.004, 0.5), connection.lose)
-        return True
+        return Mishap(loses_reply=True)
+
+    scene.network.set_trap(Trap(f"{fault.target}#", int(fault.amount * 6), spring))
+
+
+def _delay_a_request(scene: Scene, fault: Fault, chance: random.Random) -> None:
+    """One of the next requests that end a transaction is carried out long after its connection has been lost."""
+
+    def spring(connection: Connection) -> Mishap:
+        scene.world.after(chance.uniform(0.001, 0.1), connection.lose)
+        return Mishap(loses_reply=True, late_s=fault.for_s)
 
     scene.network.set_trap(Trap(f"{fault.target}#", int(fault.amount * 6), spring))
 
@@ -170,6 +180,12 @@ def _restart(scene: Scene, fault: Fault, chance: random.Random) -> None:
     scene.world.after(fault.for_s, database.start)
 
 
+def _roll_back(scene: Scene, fault: Fault, chance: random.Random) -> None:
+    database = scene.database(fault.target)
+    for number in range(20):  # again and again for two seconds: few branches are under way at one moment
+        scene.world.after(number / 10, partial(database.roll_back, lambda: chance.random() < fault.amount))
+
+
 def _cut(scene: Scene, fault: Fault, chance: random.Random, *, there: bool, back: bool) -> None:
     host, database = fault.target.split(">")
     pairs = [(host, database)] * there + [(database, host)] * back
@@ -200,6 +216,7 @@ KINDS: Mapping[str, Kind] = {
     "kill-in-disk-operation": Kind("application", _kill_in_disk),
     "kill-while-committing": Kind("application", _kill_at_the_end),
     "lose-a-reply": Kind("application", _lose_a_reply),
+    "delay-a-request": Kind("application", _delay_a_request, (0.2, 12.0)),
     "pause": Kind("application", _pause, (0.5, 8.0)),
     "cancel": Kind("application", _cancel),
     "clock-drift": Kind("application", _drift, (2.0, 15.0)),
@@ -209,6 +226,7 @@ KINDS: Mapping[str, Kind] = {
     "disk-full": Kind("host", _full, (0.5, 4.0)),
     "disk-slow": Kind("host", _slow, (1.0, 8.0)),
     "database-restart": Kind("database", _restart, (0.1, 4.0)),
+    "roll-back": Kind("database", _roll_back),
     "cut": Kind("link", partial(_cut, there=True, back=True), (0.5, 6.0)),
     "cut-requests": Kind("link", partial(_cut, there=True, back=False), (0.5, 6.0)),
     "cut-replies": Kind("link", partial(_cut, there=False, back=True), (0.2, 4.0)),

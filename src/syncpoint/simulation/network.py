@@ -57,10 +57,20 @@ class Trap:
     """The beginning of its name."""
     left: int
     """How many such requests pass before."""
-    spring: Callable[[Connection], bool]
-    """Called with the connection of the request; returns whether its reply is lost."""
+    spring: Callable[[Connection], Mishap]
+    """Called with the connection of the request."""
 
 
+@dataclass(frozen=True, slots=True)
+class Mishap:
+    """What happens to one request."""
+
+    loses_reply: bool = False
+    late_s: float = 0.0
+    """How much later it arrives."""
+
+
+NO_MISHAP = Mishap()
 ENDING = ("prepare", "commit", "decide", "finish", "settle", "abort", "journal: force")
 """What requests begin with that end a transaction, or a part of one."""
 
@@ -107,11 +117,12 @@ class Connection:
             return promise
         network.give_up_later(self, promise, what)
         self._waiting = [one for one in self._waiting if not one.is_kept] + [promise]
-        loses_reply = network.spring(self, what)
+        mishap = network.spring(self, what)
         if network.is_lost(self.process.name, self.server.name):
             return promise
-        at_s = self._free_s = max(network.arrival_s(), self._free_s)
-        network.world.after(at_s - network.world.now_s, partial(self._arrive, run, what, work_s, promise, loses_reply))
+        at_s = self._free_s = max(network.arrival_s() + mishap.late_s, self._free_s)
+        arrive = partial(self._arrive, run, what, work_s, promise, mishap.loses_reply)
+        network.world.after(at_s - network.world.now_s, arrive)
         return promise
 
     def _arrive(self, run: Callable[[], Any], what: str, work_s: float, promise: Promise, loses_reply: bool) -> None:
@@ -199,17 +210,17 @@ class Network:
     def set_trap(self, trap: Trap) -> None:
         self._traps.append(trap)
 
-    def spring(self, connection: Connection, what: str) -> bool:
-        """Whether the reply to this request is to be lost."""
+    def spring(self, connection: Connection, what: str) -> Mishap:
+        """What is to happen to this request."""
         if not self._traps or not what.startswith(ENDING):
-            return False
+            return NO_MISHAP
         for trap in self._traps:
             if connection.process.name.startswith(trap.who):
                 trap.left -= 1
                 if trap.left < 0:
                     self._traps.remove(trap)
                     return trap.spring(connection)
-        return False
+        return NO_MISHAP
 
     def mend_all(self) -> None:
         self._traps.clear()

@@ -96,7 +96,11 @@ class Seed:
         self.scene = Scene(self.world, self.network, self.hosts, list(self.databases.values()))
 
     def _database(self, name: str) -> SimDatabase:
-        habits = Habits(holds_prepared=self.chance.random() < 0.3, slow_commits=self.chance.random() < 0.15)
+        habits = Habits(
+            holds_prepared=self.chance.random() < 0.3,
+            slow_commits=self.chance.random() < 0.15,
+            slots=self.chance.choice([2, 1000, 1000, 1000, 1000]),
+        )
         return SimDatabase(self.world, self.network, name, habits)
 
     def _application(self, host: Host, name: str) -> Application:
