@@ -5,6 +5,7 @@ Not for: the adapter of resource managers of one's own (tests/resources/test_own
 
 from __future__ import annotations
 
+import contextlib
 import shutil
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -117,6 +118,25 @@ def test_recovery_killed_at_every_point(sweep: Sweep) -> None:
     outcomes = sweep.kill_everywhere(recover, die_while_renaming)
     assert outcomes == {"committed": sum(outcomes.values()), "aborted": 0}
     assert outcomes["committed"] > 3
+
+
+def test_the_next_writer_settles_what_a_dead_one_left(sweep: Sweep) -> None:
+    """No recovery: whoever begins next finds all of the work, or nothing (DESIGN section 4, rule 9)."""
+    points = sweep.world.play(rewrite)
+    votes = points.index("prepare (own)") + 1
+    seen = set()
+    for nth in range(votes, len(points) + 1, 3):
+        sweep.put_back()
+        with contextlib.suppress(Died):
+            sweep.world.play(rewrite, die_at=nth)
+        with sweep.world.manager() as manager, manager.transaction() as tx:
+            docs = tx.connect("docs")
+            found = {name: docs.read(name) for name in docs.names()}
+        assert found in (OLD, NEW), f"killed at {nth}, {points[nth - 1]}: {sorted(found)}"
+        seen.add(found == NEW)
+        sweep.world.recover()
+        sweep.judge(f"killed at {nth}, and settled by the next writer")
+    assert seen == {True, False}
 
 
 # --- what is seen, and what is refused -------------------------------------------------------------------------------
