@@ -1,7 +1,7 @@
 # What one types here. `make` alone says it. Needs Python 3.11 or later and a package index; nothing else.
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo example-django example-fastapi example-files test check crash storm spec disks reliability clean
+.PHONY: help setup demo example-django example-fastapi example-files test check crash storm spec disks fuzz mutants reliability clean
 
 PYTHON ?=
 STAMP := .venv/.syncpoint-setup
@@ -39,6 +39,12 @@ crash: setup  ## the crash tests in full
 storm: setup  ## processes killed and stopped while they share a journal in a database, in full
 	@scripts/storm.sh
 
+fuzz: setup  ## every decoder fed with garbage, SECONDS=60 each; DECODERS="record gid" for some of them
+	@scripts/fuzz.sh --seconds $(or $(SECONDS),60) $(DECODERS)
+
+mutants: setup  ## small bugs planted in protocol/ and journal/, one at a time: do the tests notice? Goes on where it stopped
+	@scripts/mutants.sh $(PART)
+
 disks: setup  ## crash states, power cuts and failing disks, in full; prints figures as JSON
 	@scripts/disks.sh
 
@@ -49,5 +55,5 @@ spec: setup  ## the TLA+ specification in full: models, each rule dropped once, 
 	.venv/bin/python -m tests.spec.run $(SPEC)
 
 clean:  ## remove what setup and the tools made
-	rm -rf .venv .mypy_cache .ruff_cache .pytest_cache .hypothesis .coverage .coverage.* build dist
+	rm -rf .venv .mypy_cache .ruff_cache .pytest_cache .hypothesis .coverage .coverage.* .fuzz .mutants build dist
 	find src tests -name __pycache__ -type d -prune -exec rm -rf {} +

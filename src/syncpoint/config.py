@@ -20,7 +20,6 @@ shows them. Not for: making resources (resources/registry.py) or managers; nothi
 from __future__ import annotations
 
 import difflib
-import math
 import os
 import re
 import tomllib
@@ -47,6 +46,7 @@ DEFAULT_FILE = "syncpoint.toml"
 CONFIG_VARIABLE = "SYNCPOINT_CONFIG"
 TIMEOUT_S = 30.0
 
+_SECONDS_MAX = 1e9  # thirty years: more is a slip, and clocks cannot add it
 _SECTIONS = ("syncpoint", "resources")
 _SYNCPOINT_KEYS = ("journal", "scope", "timeout_s")
 _VARIABLE = re.compile(r"\$?\$\{([^}]*)\}")
@@ -146,12 +146,21 @@ def _parse(file: str) -> dict[str, Any]:
             f"The configuration file {file} cannot be read: {error.strerror or error}.",
             advice="It must be a file that this user may read.",
         ) from None
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        # The text of a UnicodeDecodeError quotes bytes of the file, which may be a secret's.
-        why = error if isinstance(error, tomllib.TOMLDecodeError) else "it is not UTF-8 text"
+    except (ValueError, RecursionError) as error:
         raise ConfigurationError(
-            f"The configuration file {file} is not valid TOML: {why}.", advice="Mend it there."
+            f"The configuration file {file} is not valid TOML: {_why(error)}.", advice="Mend it there."
         ) from None
+
+
+def _why(error: ValueError | RecursionError) -> object:
+    match error:
+        case tomllib.TOMLDecodeError():
+            return error
+        case UnicodeDecodeError():  # whose text quotes bytes of the file, which may be a secret's
+            return "it is not UTF-8 text"
+        case RecursionError():
+            return "its values are nested too deep"
+    return "a number in it has too many digits"
 
 
 class _Reader:
@@ -239,15 +248,18 @@ class _Reader:
     def _option(self, value: Any, key: str) -> str:
         if isinstance(value, bool):
             return "true" if value else "false"
-        if isinstance(value, int | float):
+        if isinstance(value, int | float) and (isinstance(value, float) or abs(value) < 1 << 64):
             return str(value)
         if isinstance(value, str):
             return self._text(value, key, empty=True)
-        raise self._wrong(f"{key} must be text, a number, true or false.", "Give one plain value.")
+        raise self._wrong(f"{key} must be text, a number of at most 64 bits, true or false.", "Give one plain value.")
 
     def _seconds(self, value: Any, key: str) -> float:
-        if isinstance(value, bool) or not isinstance(value, int | float) or not (0 < value < math.inf):
-            raise self._wrong(f"{key} must be a number of seconds above 0.", "Write for example: timeout_s = 30")
+        if isinstance(value, bool) or not isinstance(value, int | float) or not (0 < value <= _SECONDS_MAX):
+            raise self._wrong(
+                f"{key} must be a number of seconds above 0, at most {_SECONDS_MAX:g}.",
+                "Write for example: timeout_s = 30",
+            )
         return float(value)
 
     def _wrong(self, what: str, advice: str) -> ConfigurationError:

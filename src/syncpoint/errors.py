@@ -120,10 +120,11 @@ class JournalDamaged(JournalError):
     """A record that had been forced cannot be read. Refused to start; nothing was changed (O41)."""
 
     def __init__(self, path: str, offset: int, why: str) -> None:
+        folder = path.rpartition("/")[0].removesuffix("/segments")
         super().__init__(
             f"The journal is damaged: {path}, byte {offset}: {why}.",
             advice="Nothing was changed. List what can be read with "
-            f"`syncpoint journal salvage {path.partition('/segments/')[0]}`, "
+            f"`syncpoint journal salvage {folder}`, "
             "and restore the disk before starting again.",
         )
         self.path = path
@@ -179,6 +180,10 @@ class AlreadyCommitted(TransactionError):
             advice="Its stored result is in `.result`.",
         )
         self.result = result
+
+
+class ResultUnreadable(TransactionError):
+    """The transaction is committed, but the bytes stored as its result are no value. It was not run again."""
 
 
 class TransactionRunning(TransactionError):

@@ -397,6 +397,12 @@ class FolderJournal(Journal):
                 self._index, self._noted_ends, self._neighbours, own_guid=self.coordinator, inherited=inherited
             )
 
+    def unended(self, key: Key) -> Script[bool]:
+        """See `Journal.unended`."""
+        with self._mutex:
+            return key in self._index.unended and key not in self._noted_ends
+        yield from ()
+
     def resource(self, name: str) -> Guid | None:
         known = {one.name: one for one in self.resources()}.get(name)
         return None if known is None else Guid(known.guid)

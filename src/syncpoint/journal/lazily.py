@@ -18,6 +18,7 @@ from syncpoint.journal.living import Living
 from syncpoint.journal.statements import Statements
 from syncpoint.journal.store import Row, Store
 from syncpoint.journal.wire import Wire, take_turn
+from syncpoint.marks import sometimes
 from syncpoint.ports import Clock, Runtime
 from syncpoint.resources.pool import Turn
 from syncpoint.steps import Script, Sleep, Wait
@@ -201,4 +202,5 @@ class Lazily:
             for transaction in orphans:
                 self._releases.setdefault(transaction, own)
         if orphans:
+            sometimes("a claim that nobody knew of was given back")
             yield from self.flush(durable=False)

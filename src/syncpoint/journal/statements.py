@@ -196,6 +196,10 @@ class Statements:
         """One row, "1" when it is an Abort, for a key that is there."""
         return f"SELECT CASE WHEN once IS NULL THEN 1 ELSE 0 END FROM syncpoint.record WHERE {self._at(key)}"
 
+    def unended(self, key: Key) -> str:
+        """One row, for a Commit that has not ended."""
+        return f"SELECT 1 FROM syncpoint.record WHERE {self._at(key)} AND once IS NOT NULL AND ended IS NULL"
+
     def committed(self, transaction: TransactionId) -> str:
         data = self._words.digits("data")
         return f"SELECT {data} FROM syncpoint.record WHERE once = {self._words.raw(transaction.raw)}"

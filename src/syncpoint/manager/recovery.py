@@ -186,9 +186,9 @@ def _finish_found(
         deadline=deadline,
         keeper=keeper,
         ask_evidence=commit and kept is None,  # what has ended may have been finished since, and cleaned up
+        recorded=identifier.key in view.decisions,
     )
-    recorded = identifier.key in view.decisions
-    yield from _took(core, handle, identifier, answer, commit=commit, recorded=recorded, result=result)
+    yield from _took(core, handle, identifier, answer, commit=commit, result=result)
     if answer is Answer.RETRY:
         result.left.append(describe(handle, branch, fate, core))
 
@@ -221,30 +221,22 @@ def _finish_decided(
     if identifier in core.acknowledged.get(key, ()):
         return
     sometimes("a decided branch was not in the scan")
-    answer = yield from handle.finish(identifier, commit=True, state=entry.state, deadline=deadline, keeper=keeper)
-    yield from _took(core, handle, identifier, answer, commit=True, recorded=True, result=result)
+    answer = yield from handle.finish(
+        identifier, commit=True, state=entry.state, deadline=deadline, keeper=keeper, recorded=True
+    )
+    yield from _took(core, handle, identifier, answer, commit=True, result=result)
     if answer is Answer.RETRY:
         found = Found(identifier=identifier, name=str(identifier), note=handle.trouble)
         result.left.append(describe(handle, found, Fate.COMMIT, core))
 
 
 def _took(
-    core: Core,
-    handle: ResourceHandle,
-    identifier: Identifier,
-    answer: Answer,
-    *,
-    commit: bool,
-    recorded: bool,
-    result: PassResult,
+    core: Core, handle: ResourceHandle, identifier: Identifier, answer: Answer, *, commit: bool, result: PassResult
 ) -> Script[None]:
-    """Count an answer; a heuristic one is recorded before the branch counts as done. `recorded`: it was asked because
-    of a Commit record that had not ended when this pass looked."""
+    """Count an answer; a heuristic one is recorded before the branch counts as done."""
     if answer is Answer.RETRY:
         return
     if answer in HEURISTICS and not (commit and answer is Answer.HEURISTIC_COMMIT):  # O14
-        if recorded and not (yield from _is_open(core, identifier.key)):
-            return
         yield from _write_heuristic(core, handle, identifier, answer, commit=commit)
     core.watch.recovered(handle, identifier, answer, commit=commit)
     if commit:
@@ -254,16 +246,6 @@ def _took(
     else:
         sometimes("recovery rolled a branch back")
         result.aborted += 1
-
-
-def _is_open(core: Core, key: Key) -> Script[bool]:
-    """Whether a record that we must see finished has not ended until now. To be asked after the evidence was.
-
-    Evidence outlives its record, and no longer: what is absent proves nothing of a record that another pass has ended
-    since this one looked, when all its branches had acknowledged.
-    """
-    view = yield from core.journal.look(inherit=False)
-    return key in view.decisions
 
 
 def _write_heuristic(

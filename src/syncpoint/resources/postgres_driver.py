@@ -365,7 +365,7 @@ class Address:
         try:
             self._parts = conninfo_to_dict(plain, **given)
             self.conninfo = make_conninfo("", **{**_DEFAULTS, **self._parts})
-        except psycopg.Error:  # whose text may hold the password
+        except (psycopg.Error, UnicodeError):  # whose text may hold the password
             raise ConfigurationError(
                 f"The URL of the resource {name!r} cannot be read.",
                 advice="Write postgresql://user:password@host:port/database; escape special characters as %40.",

@@ -60,6 +60,7 @@ def make_resource(
     """
     check_name(name)
     url, options = _split(name, url_or_table)
+    _check_text(name, url, options)
     check_options(name, url, options)
     for one in _MANAGERS:  # not the adapter's
         options.pop(one, None)
@@ -83,10 +84,20 @@ def check_name(name: str) -> None:
         )
 
 
+def _check_text(name: str, url: str, options: Mapping[str, str]) -> None:
+    """No driver takes anything else; what stands in the text is not shown, for it may be a password."""
+    for text in (url, *options, *options.values()):
+        if "\0" in text or any("\ud800" <= one <= "\udfff" for one in text):
+            raise ConfigurationError(
+                f"What is given for the resource {name!r} holds a NUL, or bytes that are no UTF-8 text.",
+                advice="Write such characters of a name or a password as %XX.",
+            )
+
+
 def check_options(name: str, url: str, options: Mapping[str, str]) -> None:
     """Raises ConfigurationError on an option that the adapter of this URL does not know; loads it only to ask."""
     size = options.get(POOL_SIZE_MAX)
-    if size is not None and (not (size.isascii() and size.isdigit()) or int(size) < 1):
+    if size is not None and not (size.isascii() and size.isdigit() and len(size) < 10 and int(size) > 0):
         raise ConfigurationError(
             f"{POOL_SIZE_MAX} of the resource {name!r} must be a whole number above 0.",
             advice=f"Write for example: {POOL_SIZE_MAX} = 10",

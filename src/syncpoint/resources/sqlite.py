@@ -413,9 +413,12 @@ def _drop_and_begin(session: SqliteSession, note: Note, identifier: Identifier) 
 
 def parse_url(name: str, url: str, options: Mapping[str, str]) -> Target:
     """What a URL and options say. Raises ConfigurationError."""
-    parts = urlsplit(url)
+    try:
+        parts = urlsplit(url)
+    except ValueError:
+        parts = urlsplit("")  # which names no file
     path = unquote(parts.path)
-    if parts.netloc or parts.fragment or not path.startswith("/") or len(path) < 2:
+    if parts.netloc or parts.fragment or not path.startswith("/") or len(path) < 2 or "\0" in path:
         raise ConfigurationError(
             f"The URL of the resource {name!r} names no SQLite file.",
             advice="Write sqlite:///relative.db, or sqlite:////absolute/path.db with four slashes.",

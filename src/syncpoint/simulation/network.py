@@ -125,6 +125,10 @@ class Connection:
         network.world.after(at_s - network.world.now_s, arrive)
         return promise
 
+    def hold_back(self, seconds: float) -> None:
+        """What is sent on it from now on arrives so much later at the earliest, in order."""
+        self._free_s = max(self._free_s, self.network.world.now_s + seconds)
+
     def _arrive(self, run: Callable[[], Any], what: str, work_s: float, promise: Promise, loses_reply: bool) -> None:
         server, network = self.server, self.network
         if not server.is_up or server.epoch != self.epoch or self.is_gone:
@@ -137,6 +141,15 @@ class Connection:
             outcome: Done[Any] | Failed = Done(run())
         except Exception as error:
             outcome = Failed(error)
+        if isinstance(outcome, Done) and isinstance(outcome.value, Promise):  # the server takes its time
+            outcome.value.then(partial(self._done, what, work_s, promise, loses_reply))
+        else:
+            self._done(what, work_s, promise, loses_reply, outcome)
+
+    def _done(self, what: str, work_s: float, promise: Promise, loses_reply: bool, outcome: Done[Any] | Failed) -> None:
+        server, network = self.server, self.network
+        if not server.is_up or server.epoch != self.epoch:
+            return
         network.world.note(server.name, f"did {what}: {_short(outcome)}")
         if network.is_lost(server.name, self.process.name) or loses_reply:
             network.world.count("lost replies")
@@ -265,6 +278,13 @@ class Network:
         else:
             seconds = max(self.arrival_s(), connection._free_s) - self.world.now_s
         self.world.after(seconds, connection.end)
+
+    def stall(self, server: str, connections: Callable[[Connection], bool], seconds: float) -> int:
+        """Nothing comes through on these connections to a server for so long. Returns how many."""
+        stalled = [one for one in self._connections if one.server.name == server and connections(one)]
+        for connection in stalled:
+            connection.hold_back(seconds)
+        return len(stalled)
 
     def drop(self, server: str, connections: Callable[[Connection], bool]) -> int:
         """Both ends of these connections to a server are cut: as a firewall or a pooler does. Returns how many."""
