@@ -83,11 +83,16 @@ class DirectoryWorld:
             publish(manager, OLD, ())
 
     def manager(self) -> syncpoint.TransactionManager:
+        return syncpoint.TransactionManager(**self.options)
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """What a manager is made with."""
         resources = {
             "docs": {"class": "file_directory:FileDirectory", "path": str(self.docs)},
             "catalogue": f"sqlite:///{self.catalogue}",
         }
-        return syncpoint.TransactionManager(self.folder / "journal", resources, background=False)
+        return {"journal": self.folder / "journal", "resources": resources, "background": False}
 
     # --- looking from outside ---------------------------------------------------------------------------------
 

@@ -14,7 +14,8 @@ from pathlib import Path
 import pytest
 
 import syncpoint
-from tests.crash.budget import some
+from syncpoint.testing import SyncpointCrash, every_point
+from tests.crash.budget import FULL, some
 from tests.examples.directory_world import (
     NEW,
     OLD,
@@ -118,6 +119,32 @@ def test_recovery_killed_at_every_point(sweep: Sweep) -> None:
     outcomes = sweep.kill_everywhere(recover, die_while_renaming)
     assert outcomes == {"committed": sum(outcomes.values()), "aborted": 0}
     assert outcomes["committed"] > 3
+
+
+def test_killed_and_cancelled_under_asyncio(tmp_path: Path, syncpoint_crash: SyncpointCrash) -> None:
+    """As a user would try it: docs/testing.md."""
+    sweep = Sweep(tmp_path)
+
+    async def rewrite_async(manager: syncpoint.AsyncTransactionManager) -> None:
+        async with manager.transaction() as tx:
+            docs, catalogue = await tx.connect("docs"), await tx.connect("catalogue")
+            for name, content in NEW.items():
+                await docs.write(name, content)
+                catalogue.execute("INSERT OR REPLACE INTO article VALUES (?, ?)", (name, content))
+            await docs.delete("old/b.txt")
+            catalogue.execute("DELETE FROM article WHERE name = 'old/b.txt'")
+
+    def check(committed: bool | None) -> None:
+        outcome = sweep.judge("under asyncio")
+        assert committed in (None, outcome == "committed")
+
+    def manager() -> syncpoint.AsyncTransactionManager:
+        return syncpoint.AsyncTransactionManager(**sweep.world.options)
+
+    points = every_point if FULL else every_point.sample(12)
+    modes = ["kill", "kill after", "cancel"]
+    report = syncpoint_crash(points, rewrite_async, check, manager=manager, prepare=sweep.put_back, modes=modes)
+    assert len(report.hit) > 0
 
 
 def test_the_next_writer_settles_what_a_dead_one_left(sweep: Sweep) -> None:

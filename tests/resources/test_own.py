@@ -12,6 +12,7 @@ import pytest
 
 import syncpoint
 from syncpoint.errors import NotAllowed, ResourceManagerError, TransactionEnded
+from syncpoint.resources.own_adapter import LEDGER
 from tests.resources.own_world import STAGED, NoMarks, Shelf, ShelfBusy, read, tell
 from tests.resources.sqlite_world import change, observe
 
@@ -251,10 +252,17 @@ def test_commit_that_raises_is_kept_and_tried_again(
 
 
 def test_a_new_manager_finishes_what_is_decided(world: World) -> None:
+    """What it finds is forced before it is acted on (as O59): seen by the change whose COMMIT does so."""
     tell(world.shelf, "commit", "raise")
     tell(world.shelf, "redo", "raise")
     with world.manager() as manager, manager.transaction() as tx:
         world.put(tx, "a", 1)
+    ledger = world.shelf / LEDGER
+    [before] = observe(ledger, "SELECT redos FROM decided_work")
+    with world.manager() as manager:
+        manager.recover()
+    [after] = observe(ledger, "SELECT redos FROM decided_work")
+    assert after > before
     tell(world.shelf, "redo", None)
     with world.manager() as manager:
         manager.recover()

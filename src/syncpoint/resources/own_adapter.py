@@ -13,6 +13,9 @@ here. What such a branch writes is one row, the author's state information:
 
 So `commit` is called once, and again only when its row's deletion was not committed: with nothing written in between.
 
+A row that another process left is forced before it is acted on: that one may have been killed before the force of its
+COMMIT was done, and after a power failure the row would be gone and the author's part half done (as O59).
+
 Not for: what authors promise (own.py), or what users hold (own_work.py).
 """
 
@@ -20,9 +23,11 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import itertools
 import logging
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence, Set
+from functools import partial
 from typing import Any, ClassVar, TypeVar, cast
 from urllib.parse import quote
 
@@ -60,7 +65,8 @@ T = TypeVar("T")
 LEDGER = "syncpoint.db"
 """The ledger's file, in the resource manager's place."""
 _TABLE = (
-    "CREATE TABLE IF NOT EXISTS decided_work (identifier BLOB NOT NULL PRIMARY KEY, state BLOB NOT NULL)"  # by rowid
+    "CREATE TABLE IF NOT EXISTS decided_work "  # in the order of their rowids
+    "(identifier BLOB NOT NULL PRIMARY KEY, state BLOB NOT NULL, redos INTEGER NOT NULL DEFAULT 0)"
 )
 _log = logging.getLogger("syncpoint.resources")
 
@@ -187,7 +193,7 @@ class OwnResource(SqliteResource):
     def _begin_work(self, session: OwnSession, start: BranchStart) -> bool:
         """False: decided work has to be finished first, and the ledger's branch was given up."""
         try:
-            if not start.read_only and _has_decided(session):
+            if not start.read_only and _decided(session):
                 session.roll_back()
                 return False
             target = self.author.begin(read_only=start.read_only)
@@ -331,15 +337,23 @@ class OwnResource(SqliteResource):
 
     def _apply_now(self, session: OwnSession, fresh: Identifier | None) -> bool:
         session.require_current()
-        if not _has_decided(session):
-            return True
-        return settlement.under_lock(session, lambda: self._apply_all(session, fresh)) is not None
+        while decided := _decided(session):
+            forced = {raw for raw in decided if fresh is not None and raw == fresh.to_bytes()}
+            if forced != set(decided):
+                if settlement.under_lock(session, lambda: _count_redos(session)) is None:
+                    return False
+                forced = set(decided)
+            if settlement.under_lock(session, partial(self._apply_forced, session, forced, fresh)) is None:
+                return False
+        return True
 
-    def _apply_all(self, session: OwnSession, fresh: Identifier | None) -> int:
-        rows = session.connection.run("SELECT identifier, state FROM decided_work ORDER BY rowid")
-        for raw, state in rows:
+    def _apply_forced(self, session: OwnSession, forced: Set[bytes], fresh: Identifier | None) -> int:
+        """Carry out those whose rows are certainly on disk, up to the first that is not."""
+        rows = session.connection.run("SELECT identifier, state, redos FROM decided_work ORDER BY rowid")
+        certain = list(itertools.takewhile(lambda row: row[0] in forced, rows))
+        for raw, state, redos in certain:
             identifier = Identifier.from_bytes(raw)
-            do = self.author.commit if identifier == fresh else self.author.redo
+            do = self.author.commit if identifier == fresh and not redos else self.author.redo
             try:
                 do(state)
             except Exception as error:
@@ -349,7 +363,7 @@ class OwnResource(SqliteResource):
                     advice="It is kept and tried again; no other work begins there before. Mend the cause.",
                 ) from error
             session.connection.run("DELETE FROM decided_work WHERE identifier = ?", (raw,))
-        return len(rows)
+        return len(certain)
 
     # --- errors ---------------------------------------------------------------------------------------------------
 
@@ -385,13 +399,21 @@ def _ours(session: Session) -> OwnSession:
     return session
 
 
-def _has_decided(session: OwnSession) -> bool:
+def _decided(session: OwnSession) -> list[bytes]:
+    """Identifiers of what is decided here and not done."""
     try:
-        return bool(session.connection.run("SELECT 1 FROM decided_work LIMIT 1"))
+        rows = session.connection.run("SELECT identifier FROM decided_work ORDER BY rowid")
     except apsw.SQLError as error:
         if str(error).startswith("no such table"):  # nobody has made contact yet
-            return False
+            return []
         raise
+    return [raw for (raw,) in rows]
+
+
+def _count_redos(session: OwnSession) -> int:
+    """A change of every row, whose COMMIT forces what came before it."""
+    session.connection.run("UPDATE decided_work SET redos = redos + 1")
+    return session.connection.changes()
 
 
 def _make_folder(path: str, name: str) -> None:
