@@ -59,7 +59,7 @@ class Death:
         fsync = os.fsync
 
         def watched(descriptor: int) -> None:
-            self.pass_by("fsync")
+            self.pass_by(f"fsync {os.path.relpath(_path_of(descriptor), self.folder)}")
             fsync(descriptor)
 
         os.fsync = watched
@@ -67,6 +67,13 @@ class Death:
     def _hook(self, event: str, args: tuple[Any, ...]) -> None:
         if event in TOUCHES and str(args[0]).startswith(self.folder):
             self.pass_by(event)
+
+
+def _path_of(descriptor: int) -> str:
+    try:
+        return os.readlink(f"/proc/self/fd/{descriptor}")
+    except OSError:  # not Linux
+        return str(descriptor)
 
 
 class DirectoryWorld:

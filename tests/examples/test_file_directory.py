@@ -166,6 +166,19 @@ def test_the_next_writer_settles_what_a_dead_one_left(sweep: Sweep) -> None:
     assert seen == {True, False}
 
 
+@pytest.mark.skipif(not Path("/proc/self/fd").exists(), reason="the files that are forced cannot be named here")
+def test_what_is_forced_and_when(world: DirectoryWorld) -> None:
+    """No power goes off here; but contents are on disk before the decision is, and renames before it is forgotten."""
+    points = world.play(rewrite)
+    vote, commit = points.index("prepare (own)"), points.index("commit (own)", points.index("prepare (own)"))
+    decision, end = points.index("journal force", vote), points.index("os.rmdir", commit)
+    before = {what.removeprefix("fsync ") for what in points[vote:decision] if what.startswith("fsync ")}
+    assert before == {".syncpoint/staged/1", ".syncpoint/staged/2", ".syncpoint/staged", ".syncpoint", "."}
+    last_change = max(nth for nth, what in enumerate(points) if what in ("os.rename", "os.remove") and nth < end)
+    after = {what.removeprefix("fsync ") for what in points[last_change:end] if what.startswith("fsync ")}
+    assert after == {".", "old", "new/deep"}
+
+
 # --- what is seen, and what is refused -------------------------------------------------------------------------------
 
 
