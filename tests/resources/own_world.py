@@ -124,6 +124,20 @@ class Shelf(syncpoint.ResourceManager):
         return how
 
 
+class Nowhere(Shelf):
+    """One that forgets to say where it is."""
+
+    def place(self) -> str:
+        return ""
+
+
+class Half(syncpoint.ResourceManager):
+    """One that is not written to its end."""
+
+    def place(self) -> str:
+        return "/nowhere"
+
+
 class NoMarks(Shelf):
     """One that has no savepoints."""
 

@@ -282,6 +282,8 @@ def test_a_new_manager_finishes_what_is_decided(world: World) -> None:
         ({"class": CLASS}, "has no path"),
         ({"class": CLASS, "path": ""}, "Shelf raised ValueError: the path is empty"),
         ({"class": CLASS, "path": "x", "pth": "x"}, "unknown option 'pth'. Did you mean 'path'?"),
+        ({"class": "tests.resources.own_world:Nowhere", "path": "x"}, "place() returned '', which names no folder"),
+        ({"class": "tests.resources.own_world:Half"}, "Half raised TypeError: Can't instantiate abstract class"),
         ({"path": "x"}, "has no url"),
     ],
 )

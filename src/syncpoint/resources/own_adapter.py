@@ -76,7 +76,7 @@ def resource_class(author: type[ResourceManager]) -> type[Resource]:
     """The Resource for an author's class."""
     members = {
         "author_class": author,
-        "option_names": author.option_names,
+        "option_names": frozenset(author.option_names),
         "scheme": author.__name__,
         "__doc__": author.__doc__,
     }
@@ -101,7 +101,10 @@ class OwnResource(SqliteResource):
         """See `Resource`. Raises ConfigurationError, also for whatever the author's constructor raises."""
         try:
             self.author = self.author_class(name, url, options)
-            self.place = os.path.abspath(os.fspath(self.author.place()))
+            place = os.fspath(self.author.place())
+            if not isinstance(place, str) or not place:
+                raise ValueError(f"place() returned {place!r}, which names no folder")
+            self.place = os.path.abspath(place)
         except SyncpointError:
             raise
         except Exception as error:
