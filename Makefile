@@ -1,7 +1,7 @@
 # What one types here. `make` alone says it. Needs Python 3.11 or later and a package index; nothing else.
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo example-django example-fastapi test check crash storm spec disks fuzz mutants reliability clean
+.PHONY: help setup demo example-django example-fastapi example-files test check crash storm spec disks fuzz mutants reliability clean
 
 PYTHON ?=
 STAMP := .venv/.syncpoint-setup
@@ -23,6 +23,9 @@ example-django: setup  ## run the Django example
 
 example-fastapi: setup  ## run the HTTP example
 	.venv/bin/python examples/fastapi_transfer/run.py
+
+example-files: setup  ## run the example with files, its writer killed again and again
+	.venv/bin/python examples/file_directory/run.py
 
 check: setup  ## lint, format and types only
 	@scripts/check.sh

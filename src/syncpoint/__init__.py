@@ -5,7 +5,8 @@
             tx.connect("bank").execute(...)
             tx.connect("ledger").cursor().execute(...)
 
-Not for: the insides; adapters for other databases import `syncpoint.resources.base`.
+`ResourceManager` is the base of resource managers of your own, `Resource` that of adapters for other databases
+(`syncpoint.resources.base` has what these need). Not for: the insides.
 """
 
 from __future__ import annotations
@@ -26,6 +27,7 @@ from syncpoint.errors import (
     ManagerClosed,
     NotAllowed,
     OutcomePending,
+    ResourceManagerError,
     ResourceUnavailable,
     ResultNotStorable,
     ResultUnreadable,
@@ -42,6 +44,8 @@ from syncpoint.errors import (
 from syncpoint.manager.aio import AsyncTransaction, AsyncTransactionManager
 from syncpoint.manager.context import current
 from syncpoint.manager.sync import Transaction, TransactionManager
+from syncpoint.resources.base import Resource
+from syncpoint.resources.own import ResourceManager
 
 __all__ = [
     "AlreadyCommitted",
@@ -61,6 +65,9 @@ __all__ = [
     "ManagerClosed",
     "NotAllowed",
     "OutcomePending",
+    "Resource",
+    "ResourceManager",
+    "ResourceManagerError",
     "ResourceUnavailable",
     "ResultNotStorable",
     "ResultUnreadable",

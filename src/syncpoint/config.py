@@ -29,7 +29,7 @@ from pathlib import Path
 from typing import Any
 
 from syncpoint.errors import ConfigurationError
-from syncpoint.resources.registry import check_name, check_options
+from syncpoint.resources.registry import CLASS, check_name, check_options
 
 __all__ = [
     "CONFIG_VARIABLE",
@@ -67,14 +67,20 @@ def hide_secrets(url: str) -> str:
 
 @dataclass(frozen=True, slots=True, kw_only=True, repr=False)
 class ResourceSettings:
-    """One resource: its name, its URL and its adapter's options (all text, as the adapter's URL would have them)."""
+    """One resource: its name, its URL (empty when only a `class` is given) and its adapter's options (all text, as the
+    adapter's URL would have them)."""
 
     name: str
     url: str
     options: Mapping[str, str] = field(default_factory=dict)
 
     def __repr__(self) -> str:
-        return f"<ResourceSettings {self.name} {hide_secrets(self.url)} options={sorted(self.options)}>"
+        return f"<ResourceSettings {self.name} {self.shown} options={sorted(self.options)}>"
+
+    @property
+    def shown(self) -> str:
+        """The URL without secrets; or the class, where there is no URL."""
+        return hide_secrets(self.url) or self.options.get(CLASS, "")
 
     def table(self) -> str | dict[str, str]:
         """What `TransactionManager(resources=…)` and `make_resource` take: the URL, or a table that holds it."""
@@ -190,10 +196,10 @@ class _Reader:
             raise self._wrong(
                 f"{key} must be a URL, or a table with a url.", 'Write for example: url = "sqlite:///a.db"'
             )
-        if "url" not in value:
-            self._only(value, ("url",), f"{key}.", only_near=True)
+        if "url" not in value and CLASS not in value:
+            self._only(value, ("url", CLASS), f"{key}.", only_near=True)
             raise self._wrong(f"{key} has no url.", 'Write for example: url = "postgresql://localhost/bank"')
-        url = self._text(value["url"], f"{key}.url")
+        url = self._text(value["url"], f"{key}.url") if "url" in value else ""
         options = {option: self._option(given, f"{key}.{option}") for option, given in value.items() if option != "url"}
         try:
             check_options(name, url, options)

@@ -77,6 +77,10 @@ class ResourceUnavailable(SyncpointError):
     """A database could not be reached, or refused us, before any work was done there."""
 
 
+class ResourceManagerError(SyncpointError):
+    """A resource manager of the user's own broke its contract, or could not carry out what is decided."""
+
+
 class ConnectionLost(SyncpointError):
     """The connection died while a statement was under way: whether it took effect is unknown.
 

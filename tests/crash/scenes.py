@@ -108,9 +108,10 @@ def load() -> dict[str, Scene]:
         scenes_lent,
         scenes_memory,
         scenes_operators,
+        scenes_own,
         scenes_recovery,
     )
 
     loaded = (scenes_commit, scenes_databases, scenes_lent, scenes_memory, scenes_operators, scenes_recovery)
-    assert all((*loaded, scenes_copies, scenes_journal))
+    assert all((*loaded, scenes_copies, scenes_journal, scenes_own))
     return SCENES
