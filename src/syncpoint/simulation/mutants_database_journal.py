@@ -168,9 +168,6 @@ def _fenced_aborts(self: Statements, limit: int) -> str:
     return f"SELECT {digits}, r.attempt FROM syncpoint.record r WHERE r.once IS NULL LIMIT {limit}"
 
 
-_end_what_is_done = recovery.end_what_is_done
-
-
 def _end_early(core: Core, view: View) -> None:
     for key in view.decisions:
         if key not in core.live_keys():
