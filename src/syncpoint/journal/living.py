@@ -204,7 +204,6 @@ class Living:
         try:
             said = yield from self._others.run(statements, "take over for a dead process", repeat=True)
         except JournalUncertain:
-            sometimes("the reply to a take-over was lost")
             with self._mutex:
                 self._inherited.add(one)  # perhaps: then its branches want a scan
             raise
