@@ -90,8 +90,9 @@ def of_interest(scene: Scene, stops: list[Stop]) -> list[Stop]:
 
 
 def is_steady(stop: Stop) -> bool:
-    """How many connections the journal opens depends on what its background has in use just then."""
-    return not stop.in_background and stop.function != "open"
+    """How many connections the journal opens depends on what its background has in use just then; and whether evidence
+    goes in this pass or the next, on which of the resources' passes, side by side, was the last to finish."""
+    return not stop.in_background and stop.function not in ("open", "drop_evidence")
 
 
 @pytest.mark.usefixtures("compared_with_the_source")
