@@ -69,7 +69,7 @@ def test_options_that_are_not_the_journals_go_to_the_driver(journal: str, resour
             "A journal cannot live at sqlite://.",
             'Give a folder, journal="./syncpoint-journal", or a database: postgresql://… or mariadb://….',
         ),
-        (lambda: place("bank", {"bank": {}}), "A journal cannot live at ://.", None),
+        (lambda: place("bank", {"bank": {}}), "A journal cannot live in the resource 'bank'.", None),
         (
             lambda: split_options("heartbeat_s=5&dead_after_s=4.5"),
             "The journal's heartbeat_s=5 is not below dead_after_s=4.5.",
