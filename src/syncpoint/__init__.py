@@ -13,6 +13,7 @@ from __future__ import annotations
 from syncpoint.errors import (
     AlreadyCommitted,
     ConfigurationError,
+    ContextRefused,
     DifferentRequest,
     FormatTooNew,
     HeuristicHazard,
@@ -40,13 +41,17 @@ from syncpoint.errors import (
 )
 from syncpoint.manager.aio import AsyncTransaction, AsyncTransactionManager
 from syncpoint.manager.context import current
+from syncpoint.manager.contexts import Context
 from syncpoint.manager.sync import Transaction, TransactionManager
+from syncpoint.manager.tree import Tree
 
 __all__ = [
     "AlreadyCommitted",
     "AsyncTransaction",
     "AsyncTransactionManager",
     "ConfigurationError",
+    "Context",
+    "ContextRefused",
     "DifferentRequest",
     "FormatTooNew",
     "HeuristicHazard",
@@ -71,6 +76,7 @@ __all__ = [
     "TransactionManager",
     "TransactionRunning",
     "TransactionTimeout",
+    "Tree",
     "UnknownResource",
     "WrongResource",
     "current",
