@@ -21,7 +21,7 @@ SUPERIOR = Identifier(Guid(b"S" * 16), TransactionId(b"T" * 16), Attempt(Incarna
 KEY = Key(TransactionId.under(SUPERIOR), Attempt(Incarnation(1), 7))
 OWN = Guid(b"C" * 16)
 B1, B2 = BranchNumber(1), BranchNumber(2)
-DECIDED = Decided(at_ms=5, by_vote=True)
+DECIDED = Decided(at_ms=5)
 
 
 class Recorded(Subordinate):

@@ -61,6 +61,7 @@ def let_join(core: Core, question: Join) -> Script[Message]:
         return NotJoined(why=_ENDED)
     yield from learn_address(core, guid, question.address)
     handle = node_handle(core, guid)
+    handle.met(guid)
     with core.mutex:
         work = core.place.tickets.get(question.ticket)
         if work is None or work.ended or work.is_closed or work.cancelled:
@@ -72,7 +73,7 @@ def let_join(core: Core, question: Join) -> Script[Message]:
             return used.answer if same else NotJoined(why="it was used before: a context is good for one join")
         identifier = work.coordinator.enlist(handle.name, guid)
         branch = Branch(handle, identifier, read_only=False, sessions=Joining())
-        branch.session = SubordinateSession(question.address, attempt)
+        branch.session = SubordinateSession(question.address, attempt, work.deadline)
         branch.session.identifier = identifier
         name = handle.name if handle.name not in work.branches else f"{handle.name}#{identifier.branch}"
         work.branches[name] = branch

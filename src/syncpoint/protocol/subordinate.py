@@ -25,6 +25,7 @@ Not for: asking the superior, messages, journals (manager/joining.py, manager/pr
 from __future__ import annotations
 
 from collections.abc import Iterable
+from dataclasses import replace
 from enum import Enum, auto
 
 from syncpoint.ids import Attempt, BranchNumber, Guid, Identifier, Key, TransactionId
@@ -99,7 +100,7 @@ class Subordinate(Coordinator):
         """The superior asks for its vote. `vote` has it once there are no more effects."""
         if self.why:
             return self.abort(self.why)
-        return self.commit(writers, decided)
+        return self.commit(writers, replace(decided, by_vote=True))  # S-I1: a lone writer promises too
 
     @property
     def vote(self) -> Choice | None:

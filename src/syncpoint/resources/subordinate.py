@@ -44,7 +44,7 @@ M = TypeVar("M", bound=Message)
 
 NODE_PREFIX = "node-"
 GREET_S_MAX = 2.0
-PREPARE_S_MAX = 30.0
+PREPARE_S_MIN = 1.0
 TELL_S_MAX = 5.0
 
 
@@ -56,11 +56,13 @@ def node_name(guid: Guid) -> str:
 class SubordinateSession(Session):
     """One branch at a subordinate, or nothing but its address."""
 
-    __slots__ = ("address", "attempt")
+    __slots__ = ("address", "attempt", "deadline")
 
-    def __init__(self, address: str, attempt: Attempt | None = None) -> None:
+    def __init__(self, address: str, attempt: Attempt | None = None, deadline: float = 0.0) -> None:
         super().__init__()
         self.address = address
+        self.deadline = deadline
+        """Of the transaction, in monotonic seconds: no vote is waited for much longer."""
         self.attempt = attempt
         """Which work there has joined."""
 
@@ -178,7 +180,8 @@ class SubordinateResource(Resource):
         assert own.identifier is not None
         assert own.attempt is not None
         question = Prepare(identifier=own.identifier.to_bytes(), attempt=own.attempt.to_int())
-        said = yield from self._ask(session, question, Voted, PREPARE_S_MAX)
+        seconds = max(PREPARE_S_MIN, own.deadline - self.clock.monotonic())
+        said = yield from self._ask(session, question, Voted, seconds)
         return Vote(Choice[said.choice], reason=said.why, retryable=said.retryable)
 
     def commit(self, session: Session) -> Script[Answer]:
