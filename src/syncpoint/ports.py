@@ -271,9 +271,9 @@ class Exchange(Protocol):
         """Where this manager is reached by others. It should outlive restarts: it is written into journals (A6)."""
         ...
 
-    def serve(self, answer: Callable[[Message], Any], runtime: Runtime) -> None:
+    def serve(self, answer: Callable[[Message], Any], *, runtime: Runtime, guid: Guid, random: Random) -> None:
         """Called once the manager is ready: from now on each question is answered by the script `answer(question)`.
-        A script that raises gives no answer."""
+        A script that raises gives no answer. `guid` is the manager's coordinator: who it is to the others."""
         ...
 
     def ask(self, address: str, question: Message, seconds: float) -> Any:

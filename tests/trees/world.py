@@ -13,13 +13,14 @@ from functools import partial
 from typing import Any
 
 from syncpoint.errors import ConnectionLost, ResourceUnavailable, SyncpointError
+from syncpoint.ids import Guid
 from syncpoint.journal.folder import FolderJournal
 from syncpoint.manager import commit, exporting, joining
 from syncpoint.manager.core import Core
 from syncpoint.manager.transaction import Work
 from syncpoint.manager.tree import Tree
 from syncpoint.messages import Message
-from syncpoint.ports import Exchange, Runtime
+from syncpoint.ports import Exchange, Random, Runtime
 from syncpoint.resources.memory import MemoryConnection
 from syncpoint.resources.subordinate_messages import TREE_VOCABULARY
 from syncpoint.simulation.database import Habits, SimDatabase, SimResource
@@ -73,7 +74,9 @@ class Wires(Exchange):
     def address(self) -> str:
         return self._node.name
 
-    def serve(self, answer: Callable[[Message], Script[Message]], runtime: Runtime) -> None:
+    def serve(
+        self, answer: Callable[[Message], Script[Message]], *, runtime: Runtime, guid: Guid, random: Random
+    ) -> None:
         self._node.answer = answer
 
     def close(self) -> None:

@@ -146,7 +146,12 @@ class Core:
             raise
         self.watch.started(self.journal.incarnation, tuple(self.handles))
         if self.tree is not None:
-            self.tree.exchange.serve(lambda question: answering.answer(self, question), self.runtime)
+            self.tree.exchange.serve(
+                lambda question: answering.answer(self, question),
+                runtime=self.runtime,
+                guid=self.journal.coordinator,
+                random=self.random,
+            )
         if self.background:
             if self.tree is not None:
                 yield from promises.settle(self)

@@ -62,6 +62,7 @@ log = logging.getLogger("syncpoint")
 
 PHASES = {
     State.PREPARING: Phase.PREPARE,
+    State.PROMISING: Phase.PREPARE,
     State.DECIDING: Phase.DECIDE,
     State.COMMITTING: Phase.COMMIT,
     State.ONE_PHASE: Phase.ONE_PHASE,

@@ -182,7 +182,7 @@ class SubordinateResource(Resource):
         question = Prepare(identifier=own.identifier.to_bytes(), attempt=own.attempt.to_int())
         seconds = max(PREPARE_S_MIN, own.deadline - self.clock.monotonic())
         said = yield from self._ask(session, question, Voted, seconds)
-        return Vote(Choice[said.choice], reason=said.why, retryable=said.retryable)
+        return Vote(Choice[said.choice], reason=f"at {own.address}: {said.why}", retryable=said.retryable)
 
     def commit(self, session: Session) -> Script[Answer]:
         return (yield from self._tell(session, _own(session).identifier, commit=True))

@@ -1,0 +1,185 @@
+"""Real processes over real links: SQLite files, journals in folders, and SIGKILL at steps of the scripts (A6..A8, B10).
+
+The rows are counted by a connection of the test's own. A sample of the points: in the simulator every one is tried.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import select
+import sqlite3
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from syncpoint.testing.servers.base import wait_until
+
+ANSWER_S_MAX = 40.0
+
+
+class Died(Exception):
+    """The service was killed."""
+
+
+class Process:
+    """One service, started again by `start` after it died."""
+
+    def __init__(self, folder: Path, sockets: Path, name: str, peers: list[str]) -> None:
+        self.name = name
+        self.folder = folder / name
+        self.folder.mkdir()
+        self.database = self.folder / "data.db"
+        with closing(sqlite3.connect(self.database)) as connection:
+            connection.execute("CREATE TABLE row (key TEXT PRIMARY KEY)")
+            connection.commit()
+        given = {
+            "name": name,
+            "listen": f"unix://{sockets / name}",
+            "peers": {peer: f"unix://{sockets / peer}" for peer in peers if peer != name},
+            "journal": str(self.folder / "journal"),
+            "database": str(self.database),
+        }
+        self.settings = self.folder / "settings.json"
+        self.settings.write_text(json.dumps(given))
+        self.child: subprocess.Popen[str] | None = None
+
+    def start(self) -> None:
+        self.child = subprocess.Popen(
+            [sys.executable, "-m", "tests.trees.service", str(self.settings)],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+            bufsize=1,
+            cwd=Path(__file__).parent.parent.parent,
+        )
+
+    def await_ready(self) -> None:
+        assert self.read() == {"ready": True}
+
+    def read(self) -> dict[str, Any]:
+        assert self.child is not None
+        assert self.child.stdout is not None
+        ready, _, _ = select.select([self.child.stdout], [], [], ANSWER_S_MAX)
+        assert ready, f"{self.name} does not answer"
+        line = self.child.stdout.readline()
+        if not line:
+            self.child.wait()
+            raise Died(self.name)
+        said: dict[str, Any] = json.loads(line)
+        return said
+
+    def do(self, **order: Any) -> Any:
+        """Raises Died; an error is returned as it was said."""
+        assert self.child is not None
+        assert self.child.stdin is not None
+        try:
+            self.child.stdin.write(json.dumps({name.replace("_", " "): value for name, value in order.items()}) + "\n")
+            self.child.stdin.flush()
+        except BrokenPipeError:
+            raise Died(self.name) from None
+        said = self.read()
+        return said.get("done", said)
+
+    def is_dead(self) -> bool:
+        return self.child is None or self.child.poll() is not None
+
+    def kill(self) -> None:
+        if self.child is not None:
+            self.child.kill()
+            self.child.wait()
+            for pipe in (self.child.stdin, self.child.stdout):
+                assert pipe is not None
+                pipe.close()
+
+    def rows(self) -> set[str]:
+        with closing(sqlite3.connect(self.database, timeout=10.0)) as connection:
+            return {row[0] for row in connection.execute("SELECT key FROM row")}
+
+
+@pytest.fixture
+def processes(tmp_path: Path) -> Iterator[dict[str, Process]]:
+    with tempfile.TemporaryDirectory() as sockets:  # a socket's path is short
+        made = {name: Process(tmp_path, Path(sockets), name, ["a", "b", "c"]) for name in "abc"}
+        for one in made.values():
+            one.start()
+        for one in made.values():
+            one.await_ready()
+        yield made
+        for one in made.values():
+            one.kill()
+
+
+def transact(processes: dict[str, Process], key: str) -> str:
+    """a begins, b takes part under a, c under b. Returns what a's client knows."""
+    a, b, c = (processes[name] for name in "abc")
+    try:
+        token = a.do(begin=key)
+        token = b.do(join=token, key=key, stay=True)
+        if isinstance(token, str):
+            c.do(join=token, key=key)
+        b.do(leave=True)
+    except Died as error:
+        if str(error) == "a":
+            return "unknown"
+    except (AttributeError, KeyError):
+        pass
+    try:
+        said = a.do(commit=True)
+    except Died:
+        return "unknown"
+    if isinstance(said, list):
+        return "committed"
+    return "aborted" if said["error"] in ("TransactionAborted", "TransactionTimeout") else "unknown"
+
+
+def settle(processes: dict[str, Process]) -> None:
+    for one in processes.values():
+        if one.is_dead():
+            one.kill()
+            one.start()
+            one.await_ready()
+    wait_until(lambda: not any(one.do(recover=1.0) for one in processes.values()), "nothing is in doubt", 40.0)
+
+
+def judge(processes: dict[str, Process], key: str, known: str) -> str:
+    there = {key in one.rows() for one in processes.values()}
+    assert len(there) == 1, f"{key} is torn: {[one.rows() for one in processes.values()]}, told {known}"
+    assert known == "unknown" or there == {known == "committed"}, known
+    return "committed" if there == {True} else "aborted"
+
+
+def test_b10_three_processes_commit_together(processes: dict[str, Process]) -> None:
+    assert transact(processes, "x") == "committed"
+    settle(processes)
+    assert judge(processes, "x", "committed") == "committed"
+
+
+def test_processes_are_killed_at_steps(processes: dict[str, Process]) -> None:
+    known = {}
+    for number, (name, step) in enumerate((name, step) for step in (12, 26, 34, 41) for name in "abc"):
+        processes[name].do(die_at=step)
+        key = f"x{number}"
+        known[key] = transact(processes, key)
+        settle(processes)
+        judge(processes, key, known[key])
+
+
+def test_a7_in_doubt_over_its_own_restart_while_the_superior_is_away(processes: dict[str, Process]) -> None:
+    a, b = processes["a"], processes["b"]
+    token = a.do(begin="x")
+    assert b.do(join=token, key="x")
+    a.do(die_at=int(os.environ.get("SYNCPOINT_TREES_STEP", "9")))
+    with pytest.raises(Died):
+        a.do(commit=True)
+    b.kill()
+    b.start()
+    b.await_ready()
+    settle(processes)
+    judge({name: processes[name] for name in "ab"}, "x", "unknown")
