@@ -109,8 +109,17 @@ def load() -> dict[str, Scene]:
         scenes_memory,
         scenes_operators,
         scenes_recovery,
+        scenes_trees,
     )
 
-    loaded = (scenes_commit, scenes_databases, scenes_lent, scenes_memory, scenes_operators, scenes_recovery)
+    loaded = (
+        scenes_commit,
+        scenes_databases,
+        scenes_lent,
+        scenes_memory,
+        scenes_operators,
+        scenes_recovery,
+        scenes_trees,
+    )
     assert all((*loaded, scenes_copies, scenes_journal))
     return SCENES

@@ -153,8 +153,6 @@ class Core:
                 random=self.random,
             )
         if self.background:
-            if self.tree is not None:
-                yield from promises.settle(self)
             yield from recovery.recover_all(self)
             self._spawn_background()
 

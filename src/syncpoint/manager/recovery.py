@@ -58,7 +58,9 @@ class PassResult:
 
 
 def recover_all(core: Core) -> Script[dict[str, PassResult]]:
-    """One pass over every resource, side by side."""
+    """Ask superiors for what is promised to them, then one pass over every resource, side by side."""
+    if core.tree is not None:
+        yield from promises.settle(core)
     handles = list(core.handles.values())
     outcomes = yield Gather([recover_resource(core, handle) for handle in handles], "recover every resource")
     results: dict[str, PassResult] = {}

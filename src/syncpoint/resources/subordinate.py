@@ -113,14 +113,14 @@ class SubordinateResource(Resource):
                 advice="It is known again as soon as it asks for an outcome.",
             )
         return SubordinateSession(address)
-        yield
+        yield from ()
 
     def is_usable(self, session: Session) -> bool:
         return super().is_usable(session) and _own(session).address == self._address()
 
     def close(self, session: Session) -> Script[None]:
         return
-        yield
+        yield from ()
 
     def abandon(self, session: Session) -> None:
         session.broken = True
@@ -132,11 +132,11 @@ class SubordinateResource(Resource):
 
     def initialise(self, session: Session) -> Script[None]:
         return
-        yield
+        yield from ()
 
     def inspect(self, session: Session) -> Script[list[Finding]]:
         return []
-        yield
+        yield from ()
 
     def contact(self, session: Session, contact: Contact) -> Script[Guid]:
         greeting = yield from self._ask(session, Greet(), Greeting, GREET_S_MAX)
@@ -151,7 +151,7 @@ class SubordinateResource(Resource):
 
     def begin(self, session: Session, start: BranchStart) -> Script[None]:
         return
-        yield
+        yield from ()
 
     def connection(self, session: Session) -> NoReturn:
         raise NotAllowed(
@@ -161,11 +161,11 @@ class SubordinateResource(Resource):
 
     def savepoint(self, session: Session, name: str) -> Script[None]:
         return
-        yield
+        yield from ()
 
     def release_savepoint(self, session: Session, name: str) -> Script[None]:
         return
-        yield
+        yield from ()
 
     def rollback_to_savepoint(self, session: Session, name: str) -> Script[None]:
         """What it has done since then cannot be told apart there: the whole transaction is doomed."""
@@ -173,7 +173,7 @@ class SubordinateResource(Resource):
             "A nested block cannot be rolled back alone after another manager has joined the transaction.",
             advice="The whole transaction is aborted. Export outside of nested blocks, or let errors end all of it.",
         )
-        yield
+        yield from ()
 
     def prepare(self, session: Session) -> Script[Vote]:
         own = _own(session)
@@ -215,21 +215,21 @@ class SubordinateResource(Resource):
 
     def evidence(self, session: Session, identifier: Identifier) -> Script[Evidence]:
         return Evidence.UNKNOWN
-        yield
+        yield from ()
 
     def settle(self, session: Session, identifier: Identifier) -> Script[Evidence]:
         return Evidence.UNKNOWN
-        yield
+        yield from ()
 
     def evidence_attempts(
         self, session: Session, coordinator: Guid, after: Attempt, limit: int
     ) -> Script[list[Attempt]]:
         return []
-        yield
+        yield from ()
 
     def drop_evidence(self, session: Session, coordinator: Guid, attempts: Sequence[Attempt]) -> Script[int]:
         return 0
-        yield
+        yield from ()
 
     # --- what errors mean --------------------------------------------------------------------------------
 
@@ -238,7 +238,7 @@ class SubordinateResource(Resource):
 
     def blockers(self, session: Session) -> Script[str]:
         return ""
-        yield
+        yield from ()
 
 
 class Joining:
@@ -249,11 +249,11 @@ class Joining:
 
     def release(self, session: Session) -> Script[None]:
         return
-        yield
+        yield from ()
 
     def discard(self, session: Session) -> Script[None]:
         return
-        yield
+        yield from ()
 
     def abandon(self) -> None:
         return
