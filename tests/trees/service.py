@@ -69,7 +69,7 @@ class Service:
             return token
         if "commit" in order or "leave" in order:
             self.open.close()
-            return sorted(self.inside.pending)
+            return sorted(self.inside.pending) if self.inside is not None else []
         if "recover" in order:
             report = self.manager.recover(order["recover"])
             return [f"{one.status} {one.explanation}" for one in report.left]

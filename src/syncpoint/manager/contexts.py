@@ -123,6 +123,11 @@ def read(context: ContextLike, *, keys: Sequence[bytes], now_ms: int, authentica
     )
 
 
+def is_signed(token: str) -> bool:
+    """Whether there is a signature at all; whether it is right says `read`."""
+    return token.count(".") == 2 and not token.endswith(".")
+
+
 def refused(why: str) -> ContextRefused:
     """The error of a context that cannot be joined. It shows nothing of the context."""
     return ContextRefused(
