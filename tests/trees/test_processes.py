@@ -121,24 +121,25 @@ def processes(tmp_path: Path) -> Iterator[dict[str, Process]]:
 def transact(processes: dict[str, Process], key: str) -> str:
     """a begins, b takes part under a, c under b. Returns what a's client knows."""
     a, b, c = (processes[name] for name in "abc")
-    try:
-        token = a.do(begin=key)
-        token = b.do(join=token, key=key, stay=True)
-        if isinstance(token, str):
-            c.do(join=token, key=key)
-        b.do(leave=True)
-    except Died as error:
-        if str(error) == "a":
-            return "unknown"
-    except (AttributeError, KeyError):
-        pass
-    try:
-        said = a.do(commit=True)
-    except Died:
-        return "unknown"
+    token = attempt(a, begin=key)
+    token = attempt(b, join=token, key=key, stay=True) if isinstance(token, str) else None
+    joined = isinstance(token, str) and attempt(c, join=token, key=key)
+    if not isinstance(joined, str):
+        attempt(b, die_at=0)  # nothing is tried in a transaction that will abort anyhow
+    attempt(b, leave=True)
+    said = attempt(a, commit=True)
     if isinstance(said, list):
         return "committed"
-    return "aborted" if said["error"] in ("TransactionAborted", "TransactionTimeout") else "unknown"
+    aborted = isinstance(said, dict) and said["error"] in ("TransactionAborted", "TransactionTimeout")
+    return "aborted" if aborted else "unknown"
+
+
+def attempt(one: Process, **order: Any) -> Any:
+    """What it says; None when it dies."""
+    try:
+        return one.do(**order)
+    except Died:
+        return None
 
 
 def settle(processes: dict[str, Process]) -> None:

@@ -38,6 +38,10 @@ log = logging.getLogger("syncpoint")
 
 Answer = Callable[[Message], Script[Message]]
 
+AWAY_S_MAX = 0.5
+"""How long a peer that is not connected is waited for: it may be connecting just now. Who is away longer is not
+asked."""
+
 
 def may_ask(peer: Peer, question: Message) -> bool:
     """Whether this peer may put this question: it speaks for itself alone."""
@@ -141,7 +145,7 @@ class LinkExchange(Exchange):
             sent = self._link.send(address, message)
             if sent is Sent.TAKEN:
                 return max(left_s, pause_s)
-            if left_s <= 0:
+            if left_s <= 0 or (sent is Sent.AWAY and left_s <= seconds - AWAY_S_MAX):
                 break
             # Whatever sets the signal, it is looked again after a short while: nothing depends on it.
             yield Wait(self._link.room(address) if sent is Sent.FULL else self._connected, pause_s)
