@@ -1,7 +1,7 @@
 # What one types here. `make` alone says it. Needs Python 3.11 or later and a package index; nothing else.
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo example-django example-fastapi test check crash storm clean
+.PHONY: help setup demo example-django example-fastapi test check crash storm trees clean
 
 PYTHON ?=
 STAMP := .venv/.syncpoint-setup
@@ -35,6 +35,9 @@ crash: setup  ## the crash tests in full
 
 storm: setup  ## processes killed and stopped while they share a journal in a database, in full
 	@scripts/storm.sh
+
+trees: setup  ## every node of a tree of managers dies at every moment, in full
+	SYNCPOINT_TREES_STRIDE=1 .venv/bin/pytest -q -n 2 tests/trees
 
 clean:  ## remove what setup and the tools made
 	rm -rf .venv .mypy_cache .ruff_cache .pytest_cache .hypothesis .coverage .coverage.* build dist
