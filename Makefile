@@ -1,7 +1,7 @@
 # What one types here. `make` alone says it. Needs Python 3.11 or later and a package index; nothing else.
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo example-django example-fastapi test check crash storm trees clean
+.PHONY: help setup demo example-django example-fastapi example-files test check crash storm spec disks fuzz mutants reliability trees clean
 
 PYTHON ?=
 STAMP := .venv/.syncpoint-setup
@@ -24,6 +24,9 @@ example-django: setup  ## run the Django example
 example-fastapi: setup  ## run the HTTP example
 	.venv/bin/python examples/fastapi_transfer/run.py
 
+example-files: setup  ## run the example with files, its writer killed again and again
+	.venv/bin/python examples/file_directory/run.py
+
 check: setup  ## lint, format and types only
 	@scripts/check.sh
 
@@ -39,6 +42,21 @@ storm: setup  ## processes killed and stopped while they share a journal in a da
 trees: setup  ## every node of a tree of managers dies at every moment, in full
 	SYNCPOINT_TREES_STRIDE=1 .venv/bin/pytest -q -n 2 tests/trees
 
+fuzz: setup  ## every decoder fed with garbage, SECONDS=60 each; DECODERS="record gid" for some of them
+	@scripts/fuzz.sh --seconds $(or $(SECONDS),60) $(DECODERS)
+
+mutants: setup  ## small bugs planted in protocol/ and journal/, one at a time: do the tests notice? Goes on where it stopped
+	@scripts/mutants.sh $(PART)
+
+disks: setup  ## crash states, power cuts and failing disks, in full; prints figures as JSON
+	@scripts/disks.sh
+
+reliability: setup  ## run all that proves the promises, and write docs/reliability.md; about an hour
+	@.venv/bin/python scripts/reliability.py
+
+spec: setup  ## the TLA+ specification in full: models, each rule dropped once, traces of the real code
+	.venv/bin/python -m tests.spec.run $(SPEC)
+
 clean:  ## remove what setup and the tools made
-	rm -rf .venv .mypy_cache .ruff_cache .pytest_cache .hypothesis .coverage .coverage.* build dist
+	rm -rf .venv .mypy_cache .ruff_cache .pytest_cache .hypothesis .coverage .coverage.* .fuzz .mutants build dist
 	find src tests -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -4,4 +4,4 @@ set -euo pipefail
 cd "$(dirname "$0")/.."
 scripts/mariadb.sh
 export PATH="$PATH:/usr/sbin:/usr/local/sbin"
-SYNCPOINT_CRASH=full .venv/bin/pytest -ra -n "${WORKERS:-2}" --dist worksteal tests/crash "$@"
+SYNCPOINT_CRASH=full .venv/bin/pytest -ra -n "${WORKERS:-2}" --dist worksteal tests/crash tests/testing/conformance "$@"

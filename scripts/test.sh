@@ -4,7 +4,7 @@
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
-for server in mariadb pgbouncer; do
+for server in mariadb pgbouncer strace; do
     if ! "scripts/$server.sh"; then
         if [ "${CI:-}" = "true" ]; then exit 1; fi
         echo "Going on without $server: its tests will be skipped." >&2

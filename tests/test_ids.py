@@ -22,12 +22,7 @@ from syncpoint.ids import (
     NotOurs,
     TransactionId,
 )
-
-guids = st.binary(min_size=16, max_size=16).map(Guid)
-transactions = st.binary(min_size=16, max_size=16).map(TransactionId)
-halves = st.integers(0, 0xFFFF_FFFF)
-attempts = st.builds(Attempt, halves.map(Incarnation), halves)
-identifiers = st.builds(Identifier, guids, transactions, attempts, st.integers(0, 0xFFFF).map(BranchNumber))
+from syncpoint.testing.strategies import attempts, identifiers
 
 KNOWN = Identifier(
     coordinator=Guid(bytes(range(16))),

@@ -34,58 +34,11 @@ from syncpoint.records import (
     guid_of,
     key_fields,
 )
+from syncpoint.testing.strategies import identifiers, keys, records, records_by_kind
+from syncpoint.testing.strategies import sixteen_bytes as sixteen
 
-sixteen = st.binary(min_size=16, max_size=16)
-texts = st.text(max_size=12)
-times = st.integers(0, 1 << 53)
+BY_KIND = records_by_kind
 halves = st.integers(0, 0xFFFF_FFFF)
-keys = st.builds(Key, sixteen.map(TransactionId), st.builds(Attempt, halves.map(Incarnation), halves))
-identifiers = st.builds(
-    lambda coordinator, key, branch: Identifier(
-        Guid(coordinator), key.transaction, key.attempt, BranchNumber(branch)
-    ).to_bytes(),
-    sixteen,
-    keys,
-    st.integers(0, 0xFFFF),
-)
-entries = st.builds(BranchEntry, resource=texts, guid=sixteen, identifier=identifiers, state=st.binary(max_size=30))
-branches = st.lists(entries, max_size=3).map(tuple)
-
-
-def _keyed(kind: type[KeyedRecord], **fields: st.SearchStrategy[object]) -> st.SearchStrategy[KeyedRecord]:
-    return st.builds(
-        lambda key, rest: kind(**key_fields(key), **rest),
-        keys,
-        st.fixed_dictionaries(fields),
-    )
-
-
-BY_KIND: dict[type, st.SearchStrategy[AnyRecord]] = {
-    Commit: _keyed(
-        Commit,
-        branches=branches,
-        at_ms=times,
-        scope=texts,
-        user_id=st.none() | texts,
-        fingerprint=st.binary(max_size=32),
-        result=st.none() | st.binary(max_size=30),
-        term=st.integers(0, 1 << 40),
-        decided_at=texts,
-    ),
-    Abort: _keyed(Abort, why=texts),
-    Prepared: _keyed(Prepared, superior=sixteen, branches=branches, identifier=identifiers),
-    End: _keyed(End),
-    Resolved: _keyed(
-        Resolved, resource=texts, identifier=identifiers, commit=st.booleans(), reason=texts, who=texts, at_ms=times
-    ),
-    Heuristic: _keyed(
-        Heuristic, resource=texts, identifier=identifiers, outcome=texts, decided=texts, detail=texts, at_ms=times
-    ),
-    Forgotten: _keyed(Forgotten, who=texts, at_ms=times),
-    ResourceKnown: st.builds(ResourceKnown, name=texts, guid=sixteen),
-    CoordinatorKnown: st.builds(CoordinatorKnown, guid=sixteen, address=texts, adopted=st.booleans(), at_ms=times),
-}
-records = st.one_of(*BY_KIND.values())
 
 KEY = Key(TransactionId(b"T" * 16), Attempt(Incarnation(7), 9))
 IDENTIFIER = Identifier(Guid(b"C" * 16), KEY.transaction, KEY.attempt, BranchNumber(1))
@@ -238,7 +191,7 @@ values = st.recursive(
     | st.floats()
     | st.binary(max_size=50)
     | sixteen
-    | identifiers
+    | identifiers.map(Identifier.to_bytes)
     | st.text(string.printable, max_size=8),
     lambda inner: st.lists(inner, max_size=5),
 )

@@ -5,7 +5,8 @@
             tx.connect("bank").execute(...)
             tx.connect("ledger").cursor().execute(...)
 
-Not for: the insides; adapters for other databases import `syncpoint.resources.base`.
+`ResourceManager` is the base of resource managers of your own, `Resource` that of adapters for other databases
+(`syncpoint.resources.base` has what these need). Not for: the insides.
 """
 
 from __future__ import annotations
@@ -27,8 +28,10 @@ from syncpoint.errors import (
     ManagerClosed,
     NotAllowed,
     OutcomePending,
+    ResourceManagerError,
     ResourceUnavailable,
     ResultNotStorable,
+    ResultUnreadable,
     SetupRefused,
     SyncpointError,
     TransactionAborted,
@@ -44,6 +47,8 @@ from syncpoint.manager.context import current
 from syncpoint.manager.contexts import Context
 from syncpoint.manager.sync import Transaction, TransactionManager
 from syncpoint.manager.tree import Tree
+from syncpoint.resources.base import Resource
+from syncpoint.resources.own import ResourceManager
 
 __all__ = [
     "AlreadyCommitted",
@@ -65,8 +70,12 @@ __all__ = [
     "ManagerClosed",
     "NotAllowed",
     "OutcomePending",
+    "Resource",
+    "ResourceManager",
+    "ResourceManagerError",
     "ResourceUnavailable",
     "ResultNotStorable",
+    "ResultUnreadable",
     "SetupRefused",
     "SyncpointError",
     "Transaction",

@@ -20,7 +20,6 @@ shows them. Not for: making resources (resources/registry.py) or managers; nothi
 from __future__ import annotations
 
 import difflib
-import math
 import os
 import re
 import tomllib
@@ -30,7 +29,7 @@ from pathlib import Path
 from typing import Any
 
 from syncpoint.errors import ConfigurationError
-from syncpoint.resources.registry import check_name, check_options
+from syncpoint.resources.registry import CLASS, check_name, check_options
 
 __all__ = [
     "CONFIG_VARIABLE",
@@ -47,6 +46,7 @@ DEFAULT_FILE = "syncpoint.toml"
 CONFIG_VARIABLE = "SYNCPOINT_CONFIG"
 TIMEOUT_S = 30.0
 
+_SECONDS_MAX = 1e9  # thirty years: more is a slip, and clocks cannot add it
 _SECTIONS = ("syncpoint", "resources")
 _SYNCPOINT_KEYS = ("journal", "scope", "timeout_s")
 _VARIABLE = re.compile(r"\$?\$\{([^}]*)\}")
@@ -67,14 +67,20 @@ def hide_secrets(url: str) -> str:
 
 @dataclass(frozen=True, slots=True, kw_only=True, repr=False)
 class ResourceSettings:
-    """One resource: its name, its URL and its adapter's options (all text, as the adapter's URL would have them)."""
+    """One resource: its name, its URL (empty when only a `class` is given) and its adapter's options (all text, as the
+    adapter's URL would have them)."""
 
     name: str
     url: str
     options: Mapping[str, str] = field(default_factory=dict)
 
     def __repr__(self) -> str:
-        return f"<ResourceSettings {self.name} {hide_secrets(self.url)} options={sorted(self.options)}>"
+        return f"<ResourceSettings {self.name} {self.shown} options={sorted(self.options)}>"
+
+    @property
+    def shown(self) -> str:
+        """The URL without secrets; or the class, where there is no URL."""
+        return hide_secrets(self.url) or self.options.get(CLASS, "")
 
     def table(self) -> str | dict[str, str]:
         """What `TransactionManager(resources=…)` and `make_resource` take: the URL, or a table that holds it."""
@@ -140,12 +146,21 @@ def _parse(file: str) -> dict[str, Any]:
             f"The configuration file {file} cannot be read: {error.strerror or error}.",
             advice="It must be a file that this user may read.",
         ) from None
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        # The text of a UnicodeDecodeError quotes bytes of the file, which may be a secret's.
-        why = error if isinstance(error, tomllib.TOMLDecodeError) else "it is not UTF-8 text"
+    except (ValueError, RecursionError) as error:
         raise ConfigurationError(
-            f"The configuration file {file} is not valid TOML: {why}.", advice="Mend it there."
+            f"The configuration file {file} is not valid TOML: {_why(error)}.", advice="Mend it there."
         ) from None
+
+
+def _why(error: ValueError | RecursionError) -> object:
+    match error:
+        case tomllib.TOMLDecodeError():
+            return error
+        case UnicodeDecodeError():  # whose text quotes bytes of the file, which may be a secret's
+            return "it is not UTF-8 text"
+        case RecursionError():
+            return "its values are nested too deep"
+    return "a number in it has too many digits"
 
 
 class _Reader:
@@ -181,10 +196,10 @@ class _Reader:
             raise self._wrong(
                 f"{key} must be a URL, or a table with a url.", 'Write for example: url = "sqlite:///a.db"'
             )
-        if "url" not in value:
-            self._only(value, ("url",), f"{key}.", only_near=True)
+        if "url" not in value and CLASS not in value:
+            self._only(value, ("url", CLASS), f"{key}.", only_near=True)
             raise self._wrong(f"{key} has no url.", 'Write for example: url = "postgresql://localhost/bank"')
-        url = self._text(value["url"], f"{key}.url")
+        url = self._text(value["url"], f"{key}.url") if "url" in value else ""
         options = {option: self._option(given, f"{key}.{option}") for option, given in value.items() if option != "url"}
         try:
             check_options(name, url, options)
@@ -233,15 +248,18 @@ class _Reader:
     def _option(self, value: Any, key: str) -> str:
         if isinstance(value, bool):
             return "true" if value else "false"
-        if isinstance(value, int | float):
+        if isinstance(value, int | float) and (isinstance(value, float) or abs(value) < 1 << 64):
             return str(value)
         if isinstance(value, str):
             return self._text(value, key, empty=True)
-        raise self._wrong(f"{key} must be text, a number, true or false.", "Give one plain value.")
+        raise self._wrong(f"{key} must be text, a number of at most 64 bits, true or false.", "Give one plain value.")
 
     def _seconds(self, value: Any, key: str) -> float:
-        if isinstance(value, bool) or not isinstance(value, int | float) or not (0 < value < math.inf):
-            raise self._wrong(f"{key} must be a number of seconds above 0.", "Write for example: timeout_s = 30")
+        if isinstance(value, bool) or not isinstance(value, int | float) or not (0 < value <= _SECONDS_MAX):
+            raise self._wrong(
+                f"{key} must be a number of seconds above 0, at most {_SECONDS_MAX:g}.",
+                "Write for example: timeout_s = 30",
+            )
         return float(value)
 
     def _wrong(self, what: str, advice: str) -> ConfigurationError:

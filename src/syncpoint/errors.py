@@ -82,6 +82,10 @@ class ResourceUnavailable(SyncpointError):
     """A database could not be reached, or refused us, before any work was done there."""
 
 
+class ResourceManagerError(SyncpointError):
+    """A resource manager of the user's own broke its contract, or could not carry out what is decided."""
+
+
 class ConnectionLost(SyncpointError):
     """The connection died while a statement was under way: whether it took effect is unknown.
 
@@ -121,10 +125,11 @@ class JournalDamaged(JournalError):
     """A record that had been forced cannot be read. Refused to start; nothing was changed (O41)."""
 
     def __init__(self, path: str, offset: int, why: str) -> None:
+        folder = path.rpartition("/")[0].removesuffix("/segments")
         super().__init__(
             f"The journal is damaged: {path}, byte {offset}: {why}.",
             advice="Nothing was changed. List what can be read with "
-            f"`syncpoint journal salvage {path.partition('/segments/')[0]}`, "
+            f"`syncpoint journal salvage {folder}`, "
             "and restore the disk before starting again.",
         )
         self.path = path
@@ -180,6 +185,10 @@ class AlreadyCommitted(TransactionError):
             advice="Its stored result is in `.result`.",
         )
         self.result = result
+
+
+class ResultUnreadable(TransactionError):
+    """The transaction is committed, but the bytes stored as its result are no value. It was not run again."""
 
 
 class TransactionRunning(TransactionError):

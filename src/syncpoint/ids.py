@@ -32,12 +32,22 @@ ID_SIZE_CHARS_MAX = 255  # a user's id, and its scope, each
 
 Incarnation = NewType("Incarnation", int)
 """Which start of a process: drawn from the journal's single counter, never reused."""
+INCARNATION_MAX = 0xFFFF_FFFF  # four bytes of an attempt
 
 BranchNumber = NewType("BranchNumber", int)
 
 
 class NotOurs(ValueError):
     """These bytes are no identifier of Syncpoint's: leave that branch alone (O33)."""
+
+
+def _sixteen_bytes(text: str, what: str) -> bytes:
+    if len(text) != 32:  # `fromhex` passes over blanks: a user's own id may look so
+        raise ValueError(f"{what} has 32 hexadecimal digits, not {len(text)} characters")
+    raw = bytes.fromhex(text)
+    if len(raw) != 16:
+        raise ValueError(f"{what} has 32 hexadecimal digits and nothing between them")
+    return raw
 
 
 @dataclass(frozen=True, slots=True, order=True)
@@ -54,11 +64,8 @@ class Guid:
 
     @classmethod
     def parse(cls, text: str) -> Guid:
-        """Read the 32 hexadecimal digits that `str` writes. Raises ValueError."""
-        raw = bytes.fromhex(text)
-        if len(raw) != 16:
-            raise ValueError(f"a GUID has 32 hexadecimal digits, not {len(text)}")
-        return cls(raw)
+        """Read the 32 hexadecimal digits that `str` writes, capital letters too. Raises ValueError."""
+        return cls(_sixteen_bytes(text, "a GUID"))
 
 
 @dataclass(frozen=True, slots=True, order=True)
@@ -75,11 +82,8 @@ class TransactionId:
 
     @classmethod
     def parse(cls, text: str) -> TransactionId:
-        """Read the 32 hexadecimal digits that `str` writes. Raises ValueError."""
-        raw = bytes.fromhex(text)
-        if len(raw) != 16:
-            raise ValueError(f"a transaction id has 32 hexadecimal digits, not {len(text)}")
-        return cls(raw)
+        """Read the 32 hexadecimal digits that `str` writes, capital letters too. Raises ValueError."""
+        return cls(_sixteen_bytes(text, "a transaction id"))
 
     @classmethod
     def from_user_id(cls, scope: str, user_id: str) -> TransactionId:

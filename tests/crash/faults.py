@@ -17,9 +17,7 @@ import os
 import shutil
 import socket
 import tempfile
-import threading
 import time
-from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -30,144 +28,50 @@ import pytest
 from syncpoint.errors import OutcomePending
 from syncpoint.manager.reports import OutcomeState
 from syncpoint.manager.sync import TransactionManager
-from syncpoint.runners.points import StepPoint
-from syncpoint.steps import Batch, Blocking, Call, Done, Failed, Gather, Local, Step
+from syncpoint.steps import Done, Failed
+from syncpoint.testing.crash import stops
 from syncpoint.testing.proxy import FaultProxy
 from syncpoint.testing.servers.mariadb import MariadbServer
 from syncpoint.testing.servers.postgres import PostgresServer
 from tests.crash import journals
 from tests.crash.auditor import Auditor
-from tests.crash.points import Kind, enumerate_points
 from tests.crash.run import Run
 from tests.crash.scenes import Scene
-from tests.crash.trap import Place, Trap, is_background, places_of
+from tests.crash.trap import Trap
 from tests.crash.world import ALL, AUDIT, BANK, LEDGER, World, as_mapping
 
 SETTLE_S_MAX = 20.0
 SLOW_S = 1.0
-KINDS = (Call, Blocking, Local, Gather, Batch)
 
 
 # --- at which step -----------------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True, order=True)
-class Stop:
-    """One step of a run: the n-th time that this yield was reached."""
+_SERVERS = {"postgresql": BANK, "mariadb": LEDGER, "sqlite": AUDIT}
 
-    file: str
-    line: int
-    nth: int
-    kind: str
-    """The step's class."""
-    function: str
-    """The last part of its name."""
-    server: str = ""
-    """For a packet of the journal's: at whose server it is."""
-    in_background: bool = False
-    """Not on the transaction's way."""
 
-    def __str__(self) -> str:
-        return f"{self.file}:{self.line} {self.function}, time {self.nth}"
-
-    @property
-    def place(self) -> tuple[str, int]:
-        return self.file, self.line
+class Stop(stops.Stop):
+    """One step of a play."""
 
     @property
     def resource(self) -> str:
         """Whose step it is; empty for the manager's, and a folder journal's."""
-        if self.server:
-            return self.server
-        for beginning, name in (("postgres", BANK), ("mariadb", LEDGER), ("sqlite", AUDIT)):
-            if self.file.startswith(f"resources/{beginning}"):
-                return name
         if self.file.startswith("user/"):
             return self.file.removeprefix("user/")
-        return ""
+        return _SERVERS.get(self.scheme, "")
 
 
 class NotReached(AssertionError):
     """The play went another way this time."""
 
 
-Strike = Callable[[Stop, Step | None], None]
-"""Called right before the step, in whatever thread performs it. What it raises is the step's error."""
 Lift = Callable[[Stop, Done[Any] | Failed], Done[Any] | Failed | None]
-"""Called right after it; may replace the outcome."""
 
 
-class Striker(Trap):
-    """Records every stop of a run, and strikes at one of them."""
+class Striker(stops.Striker):
+    """Records every stop of a play, and strikes at one of them. The stops are `Stop`s of this file."""
 
-    def __init__(
-        self,
-        target: Stop | None = None,
-        strike: Strike | None = None,
-        lift: Lift | None = None,
-        *,
-        again: bool = False,
-    ) -> None:
-        """With `again` it strikes at every later step too."""
-        super().__init__()
-        self.stops: dict[Stop, None] = {}
-        """In order of their first time."""
-        self.has_struck = False
-        self.over = False
-        """What follows is no part of the play."""
-        self._at = target
-        self._strike = strike
-        self._lift = lift
-        self._again = again
-        self._times: Counter[tuple[Place, bool]] = Counter()
-        self._guard = threading.Lock()
-
-    def _observe(self, point: StepPoint, step: Step) -> None:
-        super()._observe(point, step)
-        places = places_of(point)
-        if not places or not isinstance(step, KINDS):
-            return
-        place, function, server = _named(places, point.function)
-        apart = is_background(places)  # counted by itself: it may come at any time
-        with self._guard:
-            self._times[place, apart] += 1
-            nth, last = self._times[place, apart], function.rpartition(".")[2]
-            stop = Stop(*place, nth, type(step).__name__, last, server, apart)
-        self.visit(stop, step)
-
-    def visit(self, stop: Stop, step: Step | None = None) -> None:
-        """One step is about to be done. Called for statements of the user's too, which are no `Step`."""
-        if self.over:
-            return
-        self.stops[stop] = None
-        if stop == self._at or (self._again and self.has_struck):
-            self.has_struck = True
-            self._step = step
-            if self._strike is not None:
-                self._strike(stop, step)
-
-    _step: Step | None = None
-
-    def _observe_after(self, point: StepPoint, step: Step, outcome: Done[Any] | Failed) -> Done[Any] | Failed | None:
-        if self._step is not None and step is self._step and self._at is not None:
-            self._step = None
-            if self._lift is not None:
-                outcome = self._lift(self._at, outcome) or outcome
-        return super()._observe_after(point, step, outcome) or outcome
-
-
-_PACKETS = {(point.file, point.line): point.function for point in enumerate_points() if point.kind is Kind.PACKET}
-_STORES = {"journal/postgres_store.py": BANK, "journal/mariadb_store.py": LEDGER}
-
-
-def _named(places: list[Place], function: str) -> tuple[Place, str, str]:
-    """(place, function, server) of a step. A packet of the journal's is called after who has it sent."""
-    server = _STORES.get(places[-1][0], "")
-    if server:
-        for place in reversed(places):
-            if place in _PACKETS:
-                return place, _PACKETS[place], server
-    return places[-1], function, ""
+    stop_class = Stop
 
 
 # --- playing a scene in this process --------------------------------------------------------------------------------

@@ -55,11 +55,17 @@ def hit_by_all(points: frozenset[Point], stages: Stages, shared_folder: Path) ->
     return frozenset().union(*(recorded(stage, shared_folder).points_hit(points) for stage in stages.values()))
 
 
-def test_every_point_is_hit(stages: Stages, shared_folder: Path, announce: Callable[[str], None]) -> None:
+def test_every_point_is_hit(
+    stages: Stages,
+    shared_folder: Path,
+    announce: Callable[[str], None],
+    record_property: Callable[[str, object], None],
+) -> None:
     """Enumerated from the source, and compared with what the scenes reach: none may be left."""
     points = enumerate_points() - unreachable()
     hit = hit_by_all(points, stages, shared_folder)
     announce(table(points, hit))
+    record_property("points", {"enumerated": len(points), "hit": len(hit)})
     missed = unhit(points, hit)
     assert not missed, "no scene reaches these; write one, or remove the code if it is dead:\n" + "\n".join(missed)
 

@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 
 import syncpoint
+from syncpoint.errors import ResultUnreadable
 from syncpoint.integrations.asgi import IdempotencyMiddleware
 from syncpoint.resources.base import Answer as Said
 from syncpoint.resources.base import Choice, Vote
@@ -266,6 +267,23 @@ def test_a_result_that_is_no_reply(bench: AsyncBench, caplog: pytest.LogCaptureF
 
     play(main())
     assert "its reply cannot be read" in caplog.text
+
+
+def test_a_result_that_cannot_be_read_is_told_as_committed(bench: AsyncBench, caplog: pytest.LogCaptureFixture) -> None:
+    def unreadable(raw: bytes | None, *, transaction: str) -> None:
+        raise ResultUnreadable(f"{transaction} is committed, but", transaction=transaction)
+
+    async def main() -> None:
+        async with running(bench) as (service, client):
+            assert (await client.send(KEY)).status == 201
+            with pytest.MonkeyPatch.context() as patch:
+                patch.setattr("syncpoint.manager.core.decode_result", unreadable)
+                told = await client.send(KEY)
+            assert (told.status, told.code) == (500, "reply-unreadable")
+            assert service.runs == 1
+
+    play(main())
+    assert "is committed, but" in caplog.text
 
 
 # --- sizes and time ------------------------------------------------------------------------------------------------

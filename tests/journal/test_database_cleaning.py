@@ -181,6 +181,20 @@ def test_confirm_is_for_our_own_only(world: World) -> None:
     assert not one(one.journal.confirm(one.incarnation))
 
 
+def test_whether_a_record_has_ended_is_seen_by_all(world: World) -> None:
+    """O19: evidence that is absent proves something only while the record is still to be ended."""
+    one, other = world.process(), world.process()
+    plain, with_id, aborted = one.key(), one.key(), one.key()
+    assert one.commits(plain)
+    assert one.commits(with_id, user_id="x")
+    assert one.aborts(aborted)
+    unended = [other(other.journal.unended(key)) for key in (plain, with_id, aborted, one.key())]
+    assert unended == [True, True, False, False]
+    one(one.journal.force([End(**key_fields(plain)), End(**key_fields(with_id))]))
+    assert not other(other.journal.unended(plain))
+    assert not other(other.journal.unended(with_id)), "it is kept for its result"
+
+
 def test_notes_of_all_processes_until_forgotten(world: World) -> None:
     one, other = world.process(), world.process()
     key = one.key()

@@ -45,6 +45,24 @@ def test_a_process_that_was_paused_wakes_and_can_decide_nothing_of_before(world:
     assert paused.incarnation in other.look().live
 
 
+def test_who_was_taken_over_ends_nothing(world: World) -> None:
+    """He that took over may be about to finish it. Were the record ended under his hands, a third process could remove
+    the evidence of its branches, and its absence would be read as a rollback, or its work be done a second time."""
+    paused, other, third = world.process(**FAST), world.process(**FAST), world.process(**FAST)
+    old, key, kept = paused.incarnation, paused.key(), paused.key(1)
+    assert paused.commits(key)
+    assert paused.commits(kept, user_id="order-1", result=b"\xc0")
+    paused.fall_silent()
+    other.takes_over(old)
+    assert set(other.look().decisions) == {key, kept}
+    paused.ends(key, kept)
+    assert set(other.look().decisions) == {key, kept}, "its keeper has still to see it finished"
+    assert third(third.journal.ended_incarnations({old})) == set(), "so no evidence of it may go"
+    other.ends(key, kept)
+    assert other.look().decisions == {}
+    assert third(third.journal.ended_incarnations({old})) == {old}
+
+
 def test_a_refused_decision_is_enough_to_look_who_keeps_us(world: World) -> None:
     paused = world.process(heartbeat_s=30, dead_after_s=60)
     old = paused.incarnation

@@ -58,6 +58,25 @@ def test_r5_a_failed_force_stops_the_journal() -> None:
     assert list(again(again.journal.look()).decisions) == [key(1)]
 
 
+def test_r5_a_force_that_answers_although_the_file_system_has_died() -> None:
+    """ext4 may say so while it gives up its own journal; only the next write fails. Then nothing was accepted."""
+    disk = MemoryDisk()
+    process = Process(disk.process()).open()
+    process(process.journal.force((commit(key(1)),)))
+    forced: list[str] = []
+
+    def die(operation: str, path: str) -> None:
+        forced.extend([operation] if operation == "force" else [])
+        if forced and operation == "append":
+            raise OSError(5, "Input/output error", path)
+
+    disk.on_operation = die
+    with pytest.raises(JournalFailed):
+        process(process.journal.force((commit(key(2)),)))
+    assert forced == ["force"]
+    assert_stopped(process, disk)
+
+
 def test_r5_all_that_wait_are_told_and_none_is_written_later() -> None:
     disk = MemoryDisk()
     process = Process(disk.process()).open()
@@ -98,7 +117,7 @@ def fail_from(disk: MemoryDisk, operation_number: int) -> None:
 
 @pytest.mark.parametrize("kind", ["force", "rotate", "inherit", "close"])
 def test_r5_whatever_operation_fails(kind: str) -> None:
-    """What was acknowledged is there afterwards; a failure behind a durable record does not turn the answer."""
+    """What was acknowledged is there afterwards; a failure behind the statement that it is does not turn the answer."""
     at, failed = 1, True
     while failed:
         disk = MemoryDisk()

@@ -226,6 +226,10 @@ class MemoryJournal(Journal):
         confirmed: bool = yield Local(lambda: self.confirmed(incarnation), "journal confirm")
         return confirmed
 
+    def unended(self, key: Key) -> Script[bool]:
+        unended: bool = yield Local(lambda: not self.store.has(End, key), "journal unended")
+        return unended
+
     def resource(self, name: str) -> Guid | None:
         return Guid(self.store.known[name].guid) if name in self.store.known else None
 

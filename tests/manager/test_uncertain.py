@@ -278,6 +278,36 @@ def test_a_branch_that_whoever_took_over_has_finished_is_not_heuristic(bench: As
     bench.assert_quiet()
 
 
+def test_a_record_that_the_one_taken_for_dead_has_ended_is_not_heuristic(bench: AsyncBench, store: Store) -> None:
+    """It was wrongly taken for dead, and finished its work after all: somebody cleaned its evidence up, between this
+    process's look at the records and its look at the evidence."""
+    first = bench.manager()
+    bench.b.answers["commit"].append(Answer.RETRY)
+    bench.b.answers["finish"].append(Answer.RETRY)
+    with first.transaction() as tx:
+        bench.put(tx)
+    key = tx.work.key
+    store.living.discard(key.attempt.incarnation)
+    (identifier,) = bench.b.in_doubt()
+    bench.b.finish(identifier, commit=True)
+    second = bench.manager()
+
+    def finished_after_all() -> None:
+        assert store.append(End(**key_fields(key)))
+        bench.b.drop_evidence(store.guid, [key.attempt])
+
+    trap = Trap()
+    trap.watch(second._runner)
+    trap.before("evidence", *([finished_after_all] if store.server is not None else [lambda: None, finished_after_all]))
+    second.recover()
+    assert store.has(End, key)
+    assert store.of(Heuristic) == []
+    second.recover()
+    assert store.of(Heuristic) == []
+    assert bench.rows() == "ab"
+    bench.assert_quiet()
+
+
 def test_recovery_asks_with_the_incarnation_that_took_over(bench: AsyncBench, store: Store) -> None:
     """A dead process's branch was rolled back by hand: this one keeps its record, and may say so."""
     first = bench.manager()

@@ -2,7 +2,7 @@
 and changes nothing.
 
 Not for: random runs (test_coordinator_random.py), what a caller sees of the rows O01 to O18 (test_outcomes.py), or
-two ends joined (test_exploration.py).
+two ends joined (simulation/model).
 """
 
 from __future__ import annotations

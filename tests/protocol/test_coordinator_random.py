@@ -1,6 +1,6 @@
 """Random runs of the coordinator: votes, losses, answers and verdicts in any order keep the invariants C-I1 to C-I5.
 
-Not for: the table call by call (test_coordinator.py), or two ends joined (test_exploration.py).
+Not for: the table call by call (test_coordinator.py), or two ends joined (simulation/model).
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """A branch at the journal's own database carries the decision (DESIGN section 3): what the coordinator does then.
 
-Not for: the table call by call (test_coordinator.py), every order of events (test_exploration.py).
+Not for: the table call by call (test_coordinator.py), every order of events (simulation/model).
 """
 
 from __future__ import annotations

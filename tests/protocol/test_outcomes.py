@@ -1,7 +1,7 @@
 """The rows O01 to O18 as the coordinator's effects and result: whom it tells what, and what the caller is told.
 
 Each run is a few lines: what happens, then the whole list of what was forced and sent. Not for: the same rows at real
-databases (conformance/), or every order of events (test_exploration.py).
+databases (conformance/), or every order of events (simulation/model).
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """The participant's table, and the table of units in doubt (A1 to A7).
 
-Not for: what a database does in each state (resources/), or two ends joined (test_exploration.py).
+Not for: what a database does in each state (resources/), or two ends joined (simulation/model).
 """
 
 from __future__ import annotations

@@ -1,19 +1,20 @@
 """Two real ends joined in memory: a real Coordinator, real Participants, a journal where the first writer wins.
 
 Every step that can happen in the world is one method: a request arrives, a reply arrives, the coordinator gives up
-waiting, a record lands, the coordinator dies, recovery passes. The transcripts call them by name, the exploration
-in every order. Requests and records on their way outlive the coordinator and may still arrive (O42, O54).
+waiting, a record lands, the coordinator dies, recovery passes. The transcripts call them by name. Requests and records
+on their way outlive the coordinator and may still arrive (O42, O54).
 
-Not for: databases, threads, time. What a real adapter does in its place stands in resources/.
+Not for: databases, threads, time. What a real adapter does in its place stands in resources/; every order of such
+steps is explored by simulation/model/.
 """
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 from syncpoint.ids import Attempt, BranchNumber, Guid, Identifier, Incarnation, Key, TransactionId
+from syncpoint.protocol.admission import admit
 from syncpoint.protocol.coordinator import Coordinator, Decided, Effects, What
 from syncpoint.protocol.participant import InDoubtTable, Input, Participant, State
 from syncpoint.protocol.recovery import Facts, Fate, Missing, fate_of, judge_missing
@@ -25,21 +26,24 @@ TRANSACTION = TransactionId(bytes(15) + b"\x01")
 
 
 class Journal:
-    """Records under (transaction, attempt); the first writer wins (DESIGN section 3)."""
+    """Records under (transaction, attempt); the first writer wins. Fulfils `protocol.admission.Standing`."""
 
     def __init__(self) -> None:
         self.records: list[Record] = []
 
     def append(self, record: Record) -> bool:
-        """Whether it was accepted. Written out here, apart from protocol/admission.py, to be compared with it."""
-        if isinstance(record, Commit) and (
-            self.commit_of(record.key.transaction) is not None or self.has(Abort, record.key)
-        ):
-            return False
-        if isinstance(record, Abort) and self.has(Commit, record.key):
+        """Whether it was accepted."""
+        if not admit(record, self):
             return False
         self.records.append(record)
         return True
+
+    def committed(self, transaction: TransactionId) -> Key | None:
+        found = self.commit_of(transaction)
+        return found.key if found else None
+
+    def is_aborted(self, key: Key) -> bool:
+        return self.has(Abort, key)
 
     def has(self, kind: type[KeyedRecord], key: Key) -> bool:
         return any(isinstance(record, kind) and record.key == key for record in self.records)
@@ -151,15 +155,6 @@ class ResourceManager:
         """A replica that never had the prepared unit takes over."""
         self.table.forget(identifier)
         del self.units[identifier]
-
-    def clone(self) -> ResourceManager:
-        twin = copy.copy(self)
-        twin.table = InDoubtTable()
-        twin.units = {identifier: Participant(unit.state) for identifier, unit in self.units.items()}
-        for identifier in self.table.in_doubt():
-            twin.units[identifier] = twin.table.restore(identifier)
-        twin.evidence, twin.alone = set(self.evidence), set(self.alone)
-        return twin
 
 
 @dataclass
@@ -436,45 +431,3 @@ class World:
                 return Decision.ABORT
             case _:
                 return Decision.UNKNOWN
-
-    # --- for exploration ---------------------------------------------------------------------------------------
-
-    def clone(self) -> World:
-        twin = copy.copy(self)
-        if self.coordinator is not None:
-            twin.coordinator = copy.copy(self.coordinator)
-            twin.coordinator.branches = {n: copy.copy(branch) for n, branch in self.coordinator.branches.items()}
-        twin.managers = {name: manager.clone() for name, manager in self.managers.items()}
-        twin.journal = Journal()
-        twin.journal.records = list(self.journal.records)
-        twin.plans = [list(plan) for plan in self.plans]
-        twin.requests, twin.replies, twin.appends = set(self.requests), dict(self.replies), list(self.appends)
-        return twin
-
-    def fingerprint(self) -> tuple[object, ...]:
-        """Equal for worlds that behave alike."""
-        coordinator = self.coordinator and (
-            self.coordinator.state,
-            bool(self.coordinator.why),
-            tuple((b.standing, b.told, b.answer) for b in self.coordinator.branches.values()),
-        )
-        managers = tuple(
-            (tuple(unit.state for unit in m.units.values()), frozenset(m.evidence), frozenset(m.alone))
-            for m in self.managers.values()
-        )
-        return (
-            coordinator,
-            managers,
-            frozenset(map(_gist, self.journal.records)),
-            frozenset(self.requests),
-            frozenset(self.replies.items()),
-            tuple(map(_gist, self.appends)),
-            self.verdict and (_gist(self.verdict[0]), self.verdict[1]),
-            self.forcing and _gist(self.forcing),
-            tuple(tuple((step.identifier, step.fate, step.found) for step in plan) for plan in self.plans),
-        )
-
-
-def _gist(record: Record) -> tuple[object, ...]:
-    listed = tuple(entry.identifier for entry in record.branches) if isinstance(record, Commit) else ()
-    return (type(record).__name__, listed)

@@ -31,6 +31,15 @@ class NeedsDriver(Nice):
         import driver_that_nobody_has
 
 NotAResource = dict
+
+import syncpoint
+
+class Own(syncpoint.ResourceManager):
+    option_names = frozenset({"colour"})
+    begin = prepare = commit = abort = None
+
+    def place(self):
+        return "/somewhere"
 """
 
 
@@ -63,6 +72,7 @@ def third_party(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Non
         "other": [
             "nice = other_adapters:Nice",
             "needs = other_adapters:NeedsDriver",
+            "own = other_adapters:Own",
             "notone = other_adapters:NotAResource",
             "gone = other_adapters:Gone",
             "broken = broken_adapter:Any",
@@ -112,6 +122,14 @@ def test_another_packages_adapter() -> None:
     assert vars(resource)["url"] == "nice://x"
     assert vars(resource)["options"] == {"colour": "red"}, "pool_size_max is the manager's"
     assert "nice" in known_schemes()
+
+
+@pytest.mark.usefixtures("third_party")
+def test_another_packages_resource_manager() -> None:
+    resource = make({"url": "own://x", "colour": "red"})
+    assert repr(resource) == "<OwnResource bank other_adapters:Own at /somewhere>"
+    assert vars(resource)["author"].url == "own://x"
+    assert "Did you mean 'colour'?" in refusal({"url": "own://x", "color": "red"})
 
 
 @pytest.mark.parametrize(
@@ -170,7 +188,10 @@ def test_an_unknown_option(table: dict[str, str], expected: str) -> None:
     [
         ("needs", "For needs:// the Python module driver_that_nobody_has is missing."),
         ("missing", "For missing:// the Python module module_that_nobody_has is missing."),
-        ("notone", "(other_adapters:NotAResource) is not a subclass of syncpoint.resources.base.Resource."),
+        (
+            "notone",
+            "(other_adapters:NotAResource) is a subclass of neither syncpoint.Resource nor syncpoint.ResourceManager.",
+        ),
         ("gone", "The adapter for gone:// (other_adapters:Gone) cannot be loaded: AttributeError"),
         ("broken", "The adapter for broken:// (broken_adapter:Any) cannot be loaded: ZeroDivisionError"),
         ("twice", "Several adapters answer to twice://: other_adapters:NeedsDriver, other_adapters:Nice."),

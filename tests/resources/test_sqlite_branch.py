@@ -275,7 +275,7 @@ def test_savepoints_take_back_a_part(world: World) -> None:
     world.run(world.resource.release_savepoint(world.session, 'odd "name'))
     with world.connection:  # apsw's own savepoint
         world.execute("INSERT INTO t VALUES (4, 'd')")
-    identifier = world.session.branch
+    identifier = world.session.identifier
     state = world.run(world.resource.prepare(world.session)).state
     world.fresh()
     assert world.finish(identifier, state) is Answer.COMMITTED

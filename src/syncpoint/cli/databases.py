@@ -16,7 +16,7 @@ from syncpoint.cli import setup, views
 from syncpoint.cli.options import ConfigOption, JournalOption, JsonOption, ResourceOption
 from syncpoint.cli.output import kind_of, output_of, without_secrets
 from syncpoint.cli.views import Checkup, Made
-from syncpoint.config import ResourceSettings, hide_secrets, parse_resource_option
+from syncpoint.config import ResourceSettings, parse_resource_option
 from syncpoint.errors import ConfigurationError, SyncpointError
 from syncpoint.journal.database_admin import DatabaseAdmin
 from syncpoint.journal.urls import is_database
@@ -81,7 +81,7 @@ def init(
     chosen = _chosen(urls, config, resource)
     admin = _journal(urls, config, resource, journal)
     if print_sql:
-        scripts = [Made(name=one.name, url=hide_secrets(one.url), statements=_statements(one)) for one in chosen]
+        scripts = [Made(name=one.name, url=one.shown, statements=_statements(one)) for one in chosen]
         if admin is not None:
             scripts.append(_made_journal(admin))
         # Text, not a table: it is to be copied or piped into a client.
@@ -172,7 +172,7 @@ def _check_up(settings: ResourceSettings, journal: DatabaseAdmin | None) -> Chec
         findings = yield from one.inspect(session)
         return [_excused(finding) if decides and finding.for_prepare else finding for finding in findings]
 
-    return _check_with(settings.name, hide_secrets(settings.url), resource, inspect)
+    return _check_with(settings.name, settings.shown, resource, inspect)
 
 
 def _excused(finding: Finding) -> Finding:
@@ -201,7 +201,7 @@ def _check_with(
 
 
 def _initialise(settings: ResourceSettings) -> Made:
-    url = hide_secrets(settings.url)
+    url = settings.shown
     resource = setup.make(settings)
     try:
         with_session(resource, lambda one, session: one.initialise(session))

@@ -19,7 +19,7 @@ __all__ = ["run_mutants"]
 
 def run_mutants(out: Output, jobs: int | None) -> int:
     """Try every mutant; returns the exit code: 1 if one was not caught."""
-    from syncpoint.simulation.catching import try_all
+    from syncpoint.simulation.catching import of_the_model, try_all
     from syncpoint.simulation.mutants import MUTANTS
 
     catches = []
@@ -29,6 +29,8 @@ def run_mutants(out: Output, jobs: int | None) -> int:
         for catch in try_all(list(MUTANTS), jobs):
             catches.append(catch)
             progress.update(task, advance=1, last=f"{catch.mutant}: {catch.by or 'NOT CAUGHT'}")
+        progress.update(task, last="the model refutes those of the protocol")
+        catches += of_the_model(jobs)
     catches.sort(key=lambda catch: (catch.where, catch.mutant))
     caught = [catch for catch in catches if catch.by]
     document: dict[str, Any] = {

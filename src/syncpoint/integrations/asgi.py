@@ -25,6 +25,7 @@ from syncpoint.errors import (
     FormatTooNew,
     JournalError,
     ManagerClosed,
+    ResultUnreadable,
     TransactionRunning,
 )
 from syncpoint.integrations import problems
@@ -34,6 +35,7 @@ from syncpoint.integrations.idempotency import (
     BadReply,
     MalformedKey,
     Reply,
+    is_larger,
     read_key,
     request_fingerprint,
     transaction_id,
@@ -181,6 +183,9 @@ class IdempotencyMiddleware:
                 return held
             except AlreadyCommitted as error:
                 return _kept_reply(id_, error.result)
+            except ResultUnreadable as error:
+                log.error("%s", error)
+                return problems.UNREADABLE.to_reply(id_)
             except DifferentRequest:
                 return problems.KEY_REUSED.to_reply(id_)
             except (JournalError, ManagerClosed) as error:
@@ -211,7 +216,7 @@ async def send_reply(send: Send, reply: Reply) -> None:
 async def read_body(scope: Scope, receive: Receive, size_max: int) -> bytes | Problem | None:
     """The request's body; a Problem when it is too large, None when the client has gone."""
     announced = [value for name, value in scope["headers"] if name.lower() == b"content-length"]
-    if announced and announced[0].isdigit() and int(announced[0]) > size_max:
+    if announced and is_larger(announced[0], size_max):
         return problems.BODY_TOO_LARGE
     body = bytearray()
     while True:

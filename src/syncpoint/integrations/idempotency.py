@@ -139,6 +139,12 @@ def request_fingerprint(
     )
 
 
+def is_larger(announced: bytes, size_max: int) -> bool:
+    """Whether a Content-Length says more than that. What is no number says nothing: the body itself is counted."""
+    digits = announced.strip().lstrip(b"0") or b"0"
+    return digits.isdigit() and (len(digits) > len(str(size_max)) or int(digits) > size_max)
+
+
 def _values(headers: Headers, wanted: bytes) -> list[bytes]:
     return [value for name, value in headers if name.lower() == wanted]
 

@@ -167,6 +167,14 @@ class Journal(ABC):
         return True
         yield from ()
 
+    @abstractmethod
+    def unended(self, key: Key) -> Script[bool]:
+        """Whether the Commit record of `key`, which this process has to see finished, has not ended until now.
+
+        To be asked after the evidence was: evidence outlives its record, and no longer. What is absent proves nothing
+        of a record that has ended meanwhile, by another pass here, or by a process that was wrongly taken for dead.
+        """
+
     def refused(self) -> Script[None]:
         """A branch could not commit with our decision inside. If that is because this process was taken for dead, draw
         another incarnation now: a wrong guess costs one retry, not each until we notice (O34). Never raises."""

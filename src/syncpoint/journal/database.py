@@ -259,6 +259,7 @@ class DatabaseJournal(Journal):
         if said.trouble is Trouble.DUPLICATE:
             found = yield from self._wire.ask([self._sql.is_abort(record.key)], "see who was first")
             yield from self._be_sure()
+            sometimes("an Abort found a record of its key there")
             won = found.rows[0] == (("1",),)
             return Verdict.ACCEPTED if won else Verdict.REFUSED
         if said.trouble is not Trouble.NONE:
@@ -303,6 +304,7 @@ class DatabaseJournal(Journal):
             answer = yield from self._claim(transaction, own)
             # Perhaps with a process that has died, and nobody has looked since.
             if answer.running and (yield from self._living.take_over()):
+                sometimes("an id was claimed again after a take-over")
                 answer = yield from self._claim(transaction, own)
         finally:
             if not answer.mine:
@@ -368,6 +370,13 @@ class DatabaseJournal(Journal):
         """See `Journal.confirm`."""
         self._check_usable()
         return (yield from self._living.confirm(incarnation))
+
+    def unended(self, key: Key) -> Script[bool]:
+        """See `Journal.unended`."""
+        said = yield from self._ask([self._sql.unended(key)], "see whether a record has ended")
+        if not said.rows[0]:
+            sometimes("the keeper's record was ended by the one it was taken from")
+        return bool(said.rows[0])
 
     def ended_incarnations(self, candidates: Iterable[Incarnation]) -> Script[frozenset[Incarnation]]:
         """See `Journal.ended_incarnations`. Their ends may have been written lazily: sure only after a force."""

@@ -243,12 +243,13 @@ class FolderJournal(Journal):
         try:
             if written or copies:
                 self._writer.write([*written, *copies])
+                # Also proof that the file system still lives: while ext4 gives up its own journal after an error, a
+                # force under way may answer "done". The next write does not, so nothing is answered before it.
+                self._writer.state()
         except OSError as error:
             raise self._fail(error) from error
         self._take_in(written)
         try:
-            if written or copies:
-                self._writer.state()
             for one in dead:
                 sometimes("the records of a dead process were copied")
                 self._neighbours.clear_away(one)
@@ -397,6 +398,12 @@ class FolderJournal(Journal):
             return gathering.view(
                 self._index, self._noted_ends, self._neighbours, own_guid=self.coordinator, inherited=inherited
             )
+
+    def unended(self, key: Key) -> Script[bool]:
+        """See `Journal.unended`."""
+        with self._mutex:
+            return key in self._index.unended and key not in self._noted_ends
+        yield from ()
 
     def resource(self, name: str) -> Guid | None:
         known = {one.name: one for one in self.resources()}.get(name)

@@ -23,19 +23,21 @@ Not for: files, or what records mean (index.py).
 
 from __future__ import annotations
 
+import re
 import struct
 import zlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
 from syncpoint.errors import FormatTooNew
-from syncpoint.ids import Guid, Incarnation
+from syncpoint.ids import INCARNATION_MAX, Guid, Incarnation
 from syncpoint.records import AnyRecord, BadRecord, Record, decode_record, encode_record
 
 SEGMENT_FORMAT = 1
 HEADER_SIZE_BYTES = 64
 BATCH_HEAD_SIZE_BYTES = 24
 RECORD_HEAD_SIZE_BYTES = 8
+NUMBER_MAX = 0xFFFF_FFFF  # four bytes of the header
 
 _HEADER_MAGIC = b"SYNCPT-J"
 _BATCH_MAGIC = b"BTCH"
@@ -44,6 +46,7 @@ _BATCH = struct.Struct("<4sQII")
 _U32 = struct.Struct("<I")
 _RECORD = struct.Struct("<II")
 _PLACE = struct.Struct("<QIQ")
+_NAME = re.compile(r"([0-9]{10})-([0-9]{6,10})\.log")
 
 
 class BadBytes(ValueError):
@@ -63,11 +66,10 @@ class SegmentName:
     @classmethod
     def parse(cls, text: str) -> SegmentName | None:
         """Read `str`; None for any other file name."""
-        stem, dot, ending = text.partition(".")
-        incarnation, dash, number = stem.partition("-")
-        if not (dot and dash and ending == "log" and incarnation.isdecimal() and number.isdecimal()):
+        found = _NAME.fullmatch(text)
+        if found is None or int(found[1]) > INCARNATION_MAX or int(found[2]) > NUMBER_MAX:
             return None
-        name = cls(Incarnation(int(incarnation)), int(number))
+        name = cls(Incarnation(int(found[1])), int(found[2]))
         return name if str(name) == text else None
 
 

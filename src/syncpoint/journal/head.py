@@ -19,7 +19,7 @@ from dataclasses import dataclass
 import msgspec
 
 from syncpoint.errors import FormatTooNew, JournalDamaged, JournalRefused
-from syncpoint.ids import Guid, Incarnation, TransactionId
+from syncpoint.ids import INCARNATION_MAX, Guid, Incarnation, TransactionId
 from syncpoint.journal.format import SegmentName
 from syncpoint.ports import Disk
 
@@ -111,9 +111,11 @@ def read_head(disk: Disk, paths: Paths) -> Head | None:
         version = msgspec.json.decode(raw, type=_Version).version
         if version > HEAD_FORMAT:
             raise FormatTooNew("journal folder", version, HEAD_FORMAT)
+        if version < 1:
+            raise ValueError(f"there is no format version {version}")
         head = msgspec.json.decode(raw, type=Head)
         Guid.parse(head.coordinator)
-    except ValueError as error:  # msgspec's errors are ValueErrors
+    except (ValueError, RecursionError) as error:  # msgspec's errors are ValueErrors; too deep is none of them
         raise JournalDamaged(paths.head, 0, f"the head is not readable: {error}") from None
     return head
 
@@ -142,4 +144,7 @@ def read_counter(disk: Disk, paths: Paths) -> Incarnation:
         raise JournalDamaged(paths.counter, 0, "the counter of incarnations is missing") from None
     if len(raw) != _COUNTER.size or zlib.crc32(raw[:8]) != _COUNTER.unpack(raw)[1]:
         raise JournalDamaged(paths.counter, 0, "the counter of incarnations is not readable")
-    return Incarnation(_COUNTER.unpack(raw)[0])
+    drawn = _COUNTER.unpack(raw)[0]
+    if drawn > INCARNATION_MAX:
+        raise JournalDamaged(paths.counter, 0, f"the counter of incarnations says {drawn}, more than can be drawn")
+    return Incarnation(drawn)

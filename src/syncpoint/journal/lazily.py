@@ -18,6 +18,7 @@ from syncpoint.journal.living import Living
 from syncpoint.journal.statements import Statements
 from syncpoint.journal.store import Row, Store
 from syncpoint.journal.wire import Wire, take_turn
+from syncpoint.marks import sometimes
 from syncpoint.ports import Clock, Runtime
 from syncpoint.resources.pool import Turn
 from syncpoint.steps import Script, Sleep, Wait
@@ -137,7 +138,7 @@ class Lazily:
     def _write(
         self, ends: list[Key], releases: list[tuple[TransactionId, Incarnation]], *, durable: bool
     ) -> Script[None]:
-        statements = self._sql.end(ends) if ends else []
+        statements = self._sql.end(ends, self._living.own) if ends else []
         statements += self._sql.release(releases) if releases else []
         if ends and not durable and self._store.can_be_lazy:
             self._in_the_air = True
@@ -201,4 +202,5 @@ class Lazily:
             for transaction in orphans:
                 self._releases.setdefault(transaction, own)
         if orphans:
+            sometimes("a claim that nobody knew of was given back")
             yield from self.flush(durable=False)

@@ -63,6 +63,8 @@ class Living:
         self._inherited: set[Incarnation] = set()
         self._heard_since: float | None = None
         """Since when every sign of life came through in time; None: there was no reason to doubt it."""
+        self._answered_at: float | None = None
+        """When the last one was answered."""
 
     def __repr__(self) -> str:
         return f"<Living incarnation={self.incarnation} of {sorted(self.own)}>"
@@ -94,6 +96,8 @@ class Living:
         drawn = Incarnation(rows.number(said.rows[-1])) if said.trouble is Trouble.NONE else Incarnation(0)
         if drawn <= max(self.own, default=0):
             self._fail(f"The journal in {where} has gone back in time: its counter names an incarnation a second time.")
+        if self._answered_at is None:
+            self._answered_at = self._clock.monotonic()
         with self._mutex:
             self.incarnation = drawn
             self.own.add(drawn)
@@ -116,12 +120,21 @@ class Living:
             self.wanted.clear()
 
     def _beat(self) -> Script[None]:
-        own, began = self.incarnation, self._clock.monotonic()
+        own = self.incarnation
         said = yield from self._wire.ask(self._sql.beat(own, self._dead_after_s), "give a sign of life", durable=False)
-        if not said.rows[0]:  # the last one is old, or from the future
-            self._heard_since = began
+        self._answered(in_time=bool(said.rows[0]))
         if rows.number(said.rows[-1]) != own:
             yield from self._begin_anew(own)
+
+    def _answered(self, *, in_time: bool) -> None:
+        """A sign of life was answered. It tells whether the one before is old, or from the future; but that may have
+        been the same one, whose answer was lost, so our own clock is asked too. Doubt begins now, not when it was
+        sent: it may have been on its way during the whole outage."""
+        now, before = self._clock.monotonic(), self._answered_at
+        if not in_time or (before is not None and now - before >= self._dead_after_s):
+            sometimes("a process doubted its own signs of life in the journal")
+            self._heard_since = now
+        self._answered_at = now
 
     def _begin_anew(self, taken: Incarnation) -> Script[None]:
         """`taken` was taken for dead: what it had not decided is aborted, what begins now is another incarnation's."""
@@ -150,6 +163,7 @@ class Living:
         own = self.incarnation
         statements = self._sql.beat(own, self._dead_after_s)
         said = yield from self._others.ask(statements, "make sure that what was read is on disk")
+        self._answered(in_time=bool(said.rows[0]))
         if rows.number(said.rows[-1]) != own:  # perhaps without a row to write to
             yield from self._begin_anew(own)
 
@@ -190,6 +204,7 @@ class Living:
         try:
             said = yield from self._others.run(statements, "take over for a dead process", repeat=True)
         except JournalUncertain:
+            sometimes("the reply to a take-over was lost")
             with self._mutex:
                 self._inherited.add(one)  # perhaps: then its branches want a scan
             raise

@@ -8,6 +8,7 @@ under way, or has failed. Not for: locks, or what is done with the records (fold
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
@@ -15,7 +16,7 @@ from itertools import zip_longest
 from typing import Any
 
 from syncpoint.errors import JournalDamaged
-from syncpoint.ids import Guid, Incarnation, Key, TransactionId
+from syncpoint.ids import INCARNATION_MAX, Guid, Incarnation, Key, TransactionId
 from syncpoint.journal.format import (
     HEADER_SIZE_BYTES,
     BadBytes,
@@ -32,11 +33,13 @@ from syncpoint.marks import sometimes
 from syncpoint.ports import Disk
 from syncpoint.records import Commit
 
+_LOCK = re.compile(r"([0-9]{10})\.lock")
+
 
 def list_locks(disk: Disk, paths: Paths) -> list[Incarnation]:
     """Incarnations that have a lock file. A living process's stands there all its life."""
-    stems = [name.removesuffix(".lock") for name in disk.list(paths.members) if name.endswith(".lock")]
-    return [Incarnation(int(stem)) for stem in stems if stem.isdecimal()]
+    found = [_LOCK.fullmatch(name) for name in disk.list(paths.members)]
+    return [Incarnation(int(name[1])) for name in found if name is not None and int(name[1]) <= INCARNATION_MAX]
 
 
 def list_segments(disk: Disk, paths: Paths) -> dict[Incarnation, list[int]]:

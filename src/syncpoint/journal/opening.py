@@ -86,8 +86,9 @@ def read_or_make(disk: Disk, clock: Clock, random: Random, paths: Paths) -> Head
 def _check_not_refused(disk: Disk, paths: Paths) -> None:
     """A folder once proved an older copy stays refused, however far its own counter has come since (O53)."""
     if disk.exists(paths.refused):
+        why = disk.read(paths.refused).decode(errors="replace")
         raise JournalRefused(
-            f"The journal at {paths.root} was refused before and stays so: {disk.read(paths.refused).decode()}",
+            f"The journal at {paths.root} was refused before and stays so: {why}",
             advice=f"Restore the newest copy whole, so that the file {paths.refused} goes. If that copy is lost "
             f"for good: syncpoint journal adopt-copy {paths.root}",
         )

@@ -2,7 +2,8 @@
 
     start ....... header, force, folder force, statement
     write ....... batch, force                                         one force, however many records
-    state ....... an empty batch, not forced: tells living readers, at once, that what is before it is forced
+    state ....... an empty batch, not forced: tells living readers, at once, that what is before it is forced; when it
+                  cannot be written, the force before it counts as failed
     rotate ...... force (the last statement is the seal); new segment: header and checkpoint, force, folder force,
                   statement; remove the old, folder force
 

@@ -196,19 +196,34 @@ class Statements:
         """One row, "1" when it is an Abort, for a key that is there."""
         return f"SELECT CASE WHEN once IS NULL THEN 1 ELSE 0 END FROM syncpoint.record WHERE {self._at(key)}"
 
+    def unended(self, key: Key) -> str:
+        """One row, for a Commit that has not ended."""
+        return f"SELECT 1 FROM syncpoint.record WHERE {self._at(key)} AND once IS NOT NULL AND ended IS NULL"
+
     def committed(self, transaction: TransactionId) -> str:
         data = self._words.digits("data")
         return f"SELECT {data} FROM syncpoint.record WHERE once = {self._words.raw(transaction.raw)}"
 
-    def end(self, keys: Sequence[Key]) -> list[str]:
-        """Every branch has acknowledged. Results stay for the retention, all else goes."""
+    def end(self, keys: Sequence[Key], own: Iterable[Incarnation]) -> list[str]:
+        """Every branch has acknowledged. Results stay for the retention, all else goes.
+
+        Only what one of `own` keeps is ended: whoever has taken it over finishes it himself, and would take evidence
+        that goes after the end for a rollback. The row of the keeper is held, so who takes over sees the end or none.
+        """
         now = self._words.NOW
+        keeper = (
+            "(SELECT i.keeper FROM syncpoint.incarnation i WHERE i.incarnation = record.incarnation "
+            f"{self._words.SHARE}) IN ({', '.join(map(str, sorted(own)))})"
+        )
         return [
             statement
             for which in self._among(keys)
             for statement in (
-                f"UPDATE syncpoint.record SET ended = {now} WHERE {which} AND kept = true AND ended IS NULL",
-                f"DELETE FROM syncpoint.record WHERE {which} AND kept = false AND once IS NOT NULL",
+                (
+                    f"UPDATE syncpoint.record SET ended = {now} WHERE {which} AND kept = true AND ended IS NULL "
+                    f"AND {keeper}"
+                ),
+                f"DELETE FROM syncpoint.record WHERE {which} AND kept = false AND once IS NOT NULL AND {keeper}",
             )
         ]
 

@@ -83,9 +83,9 @@ def database_place(
     joint = "&" if split_query(url)[1] else "?"
     table["url"] = f"{url}{joint}{'&'.join(others)}" if others else url
     scheme = url.partition("://")[0]
-    if scheme not in _STORES:
+    if scheme not in _STORES or "class" in table:
         raise ConfigurationError(
-            f"A journal cannot live at {scheme}://.",
+            f"A journal cannot live {f'at {scheme}://' if scheme else f'in the resource {name!r}'}.",
             advice='Give a folder, journal="./syncpoint-journal", or a database: postgresql://… or mariadb://….',
         )
     label = name if name in resources else "journal"

@@ -354,7 +354,7 @@ class Core:
                 transaction=user_id,
                 advice="Use a new id for a new request.",
             )
-        raise AlreadyCommitted(transaction=user_id, result=decode_result(committed.result))
+        raise AlreadyCommitted(transaction=user_id, result=decode_result(committed.result, transaction=user_id))
 
     def live_keys(self) -> frozenset[Key]:
         """Keys of the transactions that this process works on now."""

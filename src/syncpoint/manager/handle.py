@@ -178,16 +178,18 @@ class ResourceHandle:
         deadline: float,
         keeper: Incarnation,
         ask_evidence: bool = True,
+        recorded: bool = False,
     ) -> Script[Answer]:
         """Commit or roll back a voted branch by identifier, on whatever session. Never raises for the database's
         sake: what could not be done now, or is another process's to do, is RETRY. Without `ask_evidence` a branch not
         found is simply ABORTED. `keeper`: which incarnation of this process has to see it finished, as it was when
-        the branch was known to be ours."""
+        the branch was known to be ours. `recorded`: since its Commit record has not ended, when that was read."""
         try:
             yield from self.ensure_ready(deadline)
             return (
                 yield from self.ask(
-                    deadline, lambda session: self._finish(session, identifier, commit, state, keeper, ask_evidence)
+                    deadline,
+                    lambda session: self._finish(session, identifier, commit, state, keeper, ask_evidence, recorded),
                 )
             )
         except Exception as error:
@@ -202,13 +204,14 @@ class ResourceHandle:
         state: bytes,
         keeper: Incarnation,
         ask_evidence: bool,
+        recorded: bool,
     ) -> Script[Answer]:
         answer = yield from self.resource.finish(session, identifier, commit=commit, state=state)
         if answer is Answer.NOT_FOUND:
             sometimes("a branch to be finished was not found")
             if not ask_evidence:
                 return Answer.ABORTED
-            answer = yield from self._missing(session, identifier, commit, state, keeper)
+            answer = yield from self._missing(session, identifier, commit, state, keeper, recorded)
         return answer
 
     def ask(self, deadline: float, question: Callable[[Session], Script[T]]) -> Script[T]:
@@ -231,7 +234,13 @@ class ResourceHandle:
                 yield from self.service.release(session)
 
     def _missing(
-        self, session: Session, identifier: Identifier, commit: bool, state: bytes, keeper: Incarnation
+        self,
+        session: Session,
+        identifier: Identifier,
+        commit: bool,
+        state: bytes,
+        keeper: Incarnation,
+        recorded: bool,
     ) -> Script[Answer]:
         evidence = yield from self.resource.evidence(session, identifier)
         # Without state information nothing can be redone: a branch that an operator forces though it has no record.
@@ -239,9 +248,11 @@ class ResourceHandle:
         confirmed = True
         if rests_on_absence(commit=commit, evidence=evidence):
             confirmed = yield from self.journal.confirm(keeper)
+            if confirmed and recorded:
+                confirmed = yield from self.journal.unended(identifier.key)
         verdict = judge_missing(commit=commit, evidence=evidence, has_redo=has_redo, confirmed=confirmed)
         if verdict is Missing.TAKEN_OVER:
-            self.trouble = f"this process was taken for dead: another one finishes {identifier}"
+            self.trouble = f"somebody else finishes {identifier}, or has done so"
             return Answer.RETRY
         if verdict is Missing.REDO:
             return (yield from self.resource.redo(session, identifier, state))

@@ -99,7 +99,7 @@ def outcome(core: Core, text: str) -> Script[Outcome]:
     return Outcome(
         name,
         OutcomeState.HEURISTIC if heuristics else OutcomeState.COMMITTED,
-        result=decode_result(commit.result) if commit is not None else None,
+        result=decode_result(commit.result, transaction=text) if commit is not None else None,
         user_id=commit.user_id if commit is not None else None,
         pending=pending,
         heuristic=", ".join(f"{one.resource}: {one.outcome}" for one in heuristics),

@@ -190,6 +190,7 @@ def _finish_found(
         deadline=deadline,
         keeper=keeper,
         ask_evidence=commit and kept is None,  # what has ended may have been finished since, and cleaned up
+        recorded=identifier.key in view.decisions,
     )
     yield from _took(core, handle, identifier, answer, commit=commit, result=result)
     if answer is Answer.RETRY:
@@ -224,7 +225,9 @@ def _finish_decided(
     if identifier in core.acknowledged.get(key, ()):
         return
     sometimes("a decided branch was not in the scan")
-    answer = yield from handle.finish(identifier, commit=True, state=entry.state, deadline=deadline, keeper=keeper)
+    answer = yield from handle.finish(
+        identifier, commit=True, state=entry.state, deadline=deadline, keeper=keeper, recorded=True
+    )
     yield from _took(core, handle, identifier, answer, commit=True, result=result)
     if answer is Answer.RETRY:
         found = Found(identifier=identifier, name=str(identifier), note=handle.trouble)

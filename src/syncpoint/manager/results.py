@@ -11,7 +11,7 @@ from typing import Any
 
 import msgspec
 
-from syncpoint.errors import ResultNotStorable
+from syncpoint.errors import ResultNotStorable, ResultUnreadable
 
 RESULT_SIZE_BYTES_MAX = 1 << 20
 
@@ -20,6 +20,7 @@ def encode_result(value: Any, *, transaction: str) -> bytes:
     """The bytes stored with the commit (C8). Raises ResultNotStorable."""
     try:
         raw = msgspec.msgpack.encode(value)
+        msgspec.msgpack.decode(raw)  # a resend must get it: some values can be written and not be read again
     except (TypeError, ValueError, OverflowError, RecursionError) as error:
         raise ResultNotStorable(
             f"The result of transaction {transaction!r} cannot be stored: {error}. The transaction was aborted.",
@@ -34,9 +35,16 @@ def encode_result(value: Any, *, transaction: str) -> bytes:
     return raw
 
 
-def decode_result(raw: bytes | None) -> Any:
-    """The value back; None when none was stored."""
-    return None if raw is None else msgspec.msgpack.decode(raw)
+def decode_result(raw: bytes | None, *, transaction: str) -> Any:
+    """The value back; None when none was stored. Raises ResultUnreadable."""
+    try:
+        return None if raw is None else msgspec.msgpack.decode(raw)
+    except (ValueError, RecursionError) as error:  # msgspec's errors, and that of a text which is none
+        raise ResultUnreadable(
+            f"The transaction {transaction!r} is committed, but what is stored as its result cannot be read: {error}.",
+            transaction=transaction,
+            advice="Do not run it again. `syncpoint show` tells what else is known of it.",
+        ) from None
 
 
 def fingerprint_of(function: Callable[..., Any], args: Sequence[Any], kwargs: Mapping[str, Any]) -> bytes:

@@ -94,7 +94,8 @@ def judge_missing(*, commit: bool, evidence: Evidence, has_redo: bool, confirmed
 
     Committed: done. No evidence: it is not committed here, so redo it if its state information can, else somebody
     rolled it back. Cannot be told: redo is safe only where it checks the evidence itself, else HAZARD (O10). Absence
-    proves that only if `confirmed`: the process that keeps the record was not taken for dead.
+    proves that only if `confirmed`: the process that keeps the record was not taken for dead, nor has another, wrongly
+    taken for dead, ended it meanwhile.
     """
     if evidence is Evidence.UNDECIDED:
         return Answer.RETRY

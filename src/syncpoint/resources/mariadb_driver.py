@@ -125,6 +125,8 @@ def read_url(name: str, url: str, options: Mapping[str, str]) -> Address:
         raise _bad(name, f"its URL begins with {parts.scheme}://, not mariadb://")
     if "/" in parts.path[1:] or parts.fragment:
         raise _bad(name, "its URL has more than a database's name after the host")
+    if "\0" in unquote(f"{parts.username}{parts.password}{parts.path}"):  # the protocol's texts end there
+        raise _bad(name, "its URL holds a NUL")
     given |= {key: value for key, value in options.items() if key not in _OF_THE_POOL}
     unknown = sorted(set(given) - OPTIONS)
     if unknown:

@@ -62,7 +62,7 @@ class MemoryResource(Resource):
         super().__init__(name, url, options, mode=mode, clock=clock, random=random)
         match = _URL.match(url)
         if match is None:
-            raise ConfigurationError(f"The URL of the resource {name!r} is wrong: {url}", advice="Write memory://name")
+            raise ConfigurationError(f"The URL of the resource {name!r} is wrong.", advice="Write memory://name")
         self.server = MemoryServer.named(match[1])
         self._runtime: Runner | None = None
 

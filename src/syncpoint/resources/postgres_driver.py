@@ -365,11 +365,17 @@ class Address:
         try:
             self._parts = conninfo_to_dict(plain, **given)
             self.conninfo = make_conninfo("", **{**_DEFAULTS, **self._parts})
-        except psycopg.Error:  # whose text may hold the password
+        except (psycopg.Error, UnicodeError):  # whose text may hold the password
             raise ConfigurationError(
                 f"The URL of the resource {name!r} cannot be read.",
                 advice="Write postgresql://user:password@host:port/database; escape special characters as %40.",
             ) from None
+        ports = [one for one in str(self._parts.get("port") or "").split(",") if one]  # several hosts, several ports
+        if not all(one.isascii() and one.isdigit() and 0 < int(one) < 65536 for one in ports):
+            raise ConfigurationError(
+                f"The URL of the resource {name!r} has a port that is no number from 1 to 65535.",
+                advice="Write postgresql://user:password@host:5432/database; escape special characters as %40.",
+            )
 
     @property
     def safe_url(self) -> str:

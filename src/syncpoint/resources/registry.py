@@ -1,4 +1,4 @@
-"""From a URL to the Resource that speaks to it: the URL's scheme names the adapter.
+"""From a URL to the Resource that speaks to it: the URL's scheme names the adapter; or a table's `class` does.
 
 Adapters register under the entry point group `syncpoint.resources`, the scheme as the entry point's name, this
 package's own and anybody else's alike. Our own are found without an entry point too, so that a checkout that was
@@ -15,6 +15,7 @@ from importlib.metadata import EntryPoint, entry_points
 from syncpoint.errors import ConfigurationError
 from syncpoint.ports import Clock, Random
 from syncpoint.resources.base import Mode, Resource
+from syncpoint.resources.classes import as_resource, load_class
 
 __all__ = ["ENTRY_POINT_GROUP", "NAME_SIZE_CHARS_MAX", "check_name", "check_options", "known_schemes", "make_resource"]
 
@@ -24,6 +25,8 @@ POOL_SIZE_MAX = "pool_size_max"
 """An option that every resource has; the manager's pool reads it."""
 BACKUPS = "backups"
 """Another: whether the database has standbys that may be promoted, and lag; the manager reads it."""
+CLASS = "class"
+"""And another: `module:Class` instead of a URL's scheme, for a resource manager of the user's own."""
 BACKUP_KINDS = ("none", "synchronous", "asynchronous")
 
 _MANAGERS = frozenset((POOL_SIZE_MAX, BACKUPS))
@@ -50,16 +53,20 @@ def make_resource(
 ) -> Resource:
     """Make the resource that a URL names; touches no database.
 
-    Parameters: `name` by which transactions know it; `url_or_table`, a URL, or a table of `url` and the adapter's
-    options; `mode`, "sync" or "async", the driver's half; `clock` and `random`, the ports it may use.
+    Parameters: `name` by which transactions know it; `url_or_table`, a URL, or a table of `url` (or `class`, or both)
+    and the adapter's options; `mode`, "sync" or "async", the driver's half; `clock` and `random`, the ports it may use.
 
     Raises ConfigurationError: a bad name, an unknown scheme or option, an adapter or a driver that cannot be loaded.
     """
     check_name(name)
     url, options = _split(name, url_or_table)
+    _check_text(name, url, options)
     check_options(name, url, options)
     for one in _MANAGERS:  # not the adapter's
         options.pop(one, None)
+    named = options.pop(CLASS, None)
+    if named is not None:
+        return load_class(name, named)(name, url, options, mode=mode, clock=clock, random=random)
     scheme = _scheme(name, url)
     adapter = _load(scheme)
     try:
@@ -77,10 +84,20 @@ def check_name(name: str) -> None:
         )
 
 
+def _check_text(name: str, url: str, options: Mapping[str, str]) -> None:
+    """No driver takes anything else; what stands in the text is not shown, for it may be a password."""
+    for text in (url, *options, *options.values()):
+        if "\0" in text or any("\ud800" <= one <= "\udfff" for one in text):
+            raise ConfigurationError(
+                f"What is given for the resource {name!r} holds a NUL, or bytes that are no UTF-8 text.",
+                advice="Write such characters of a name or a password as %XX.",
+            )
+
+
 def check_options(name: str, url: str, options: Mapping[str, str]) -> None:
     """Raises ConfigurationError on an option that the adapter of this URL does not know; loads it only to ask."""
     size = options.get(POOL_SIZE_MAX)
-    if size is not None and (not (size.isascii() and size.isdigit()) or int(size) < 1):
+    if size is not None and not (size.isascii() and size.isdigit() and len(size) < 10 and int(size) > 0):
         raise ConfigurationError(
             f"{POOL_SIZE_MAX} of the resource {name!r} must be a whole number above 0.",
             advice=f"Write for example: {POOL_SIZE_MAX} = 10",
@@ -90,9 +107,11 @@ def check_options(name: str, url: str, options: Mapping[str, str]) -> None:
             f"{BACKUPS} of the resource {name!r} is {options[BACKUPS]!r}.",
             advice=f"Write one of {', '.join(BACKUP_KINDS)}.",
         )
-    if not set(options) - _MANAGERS:
+    named = options.get(CLASS)
+    if named is None and not set(options) - _MANAGERS:
         return
-    known = _load(_scheme(name, url)).option_names | _MANAGERS
+    adapter = _load(_scheme(name, url)) if named is None else load_class(name, named)
+    known = adapter.option_names | _MANAGERS | ({CLASS} if named is not None else set())
     for option in options:
         if option not in known:
             near = difflib.get_close_matches(option, sorted(known), n=1)
@@ -112,12 +131,12 @@ def _split(name: str, url_or_table: str | Mapping[str, object]) -> tuple[str, di
         return url_or_table, {}
     options = {key: _text(value) for key, value in url_or_table.items()}
     url = options.pop("url", None)
-    if url is None:
+    if not url and CLASS not in options:
         raise ConfigurationError(
             f"The resource {name!r} has no url.",
-            advice='Give a URL, or a table such as {"url": …, "pool_size_max": …}.',
+            advice='Give a URL, or a table such as {"url": …, "pool_size_max": …} or {"class": "module:Class", …}.',
         )
-    return url, options
+    return url or "", options
 
 
 def _text(value: object) -> str:
@@ -161,12 +180,10 @@ def _load_point(point: EntryPoint) -> type[Resource]:
             f"{where} cannot be loaded: {type(error).__name__}: {error}.",
             advice="Update or uninstall the package that brings it.",
         ) from error
-    if not (isinstance(adapter, type) and issubclass(adapter, Resource)):
-        raise ConfigurationError(
-            f"{where} is not a subclass of syncpoint.resources.base.Resource.",
-            advice="Update or uninstall the package that brings it.",
-        )
-    return adapter
+    try:
+        return as_resource(adapter, where, "Update or uninstall the package that brings it.")
+    except ImportError as error:
+        raise _driver_missing("sqlite", error) from error  # its ledger's
 
 
 def _unknown(scheme: str) -> ConfigurationError:

@@ -194,7 +194,14 @@ class SqliteResource(Resource):
         """Do `work` under the write lock, waiting for it with patience."""
         deadline = self.clock.monotonic() + PATIENCE_S
         while True:
-            done: T | None = yield Blocking(lambda: settlement.under_lock(session, work, BUSY_SLICE_MS), what)
+            try:
+                done: T | None = yield Blocking(lambda: settlement.under_lock(session, work, BUSY_SLICE_MS), what)
+            except (apsw.IOError, apsw.FullError) as error:
+                session.broken = True
+                raise ResourceUnavailable(
+                    f"Resource {self.name!r}: the disk failed during {what} at {self.target.path}: {error}.",
+                    advice="Mend the disk (is it full?), and try again.",
+                ) from error
             if done is not None:
                 return done
             if self.clock.monotonic() >= deadline:
@@ -406,9 +413,12 @@ def _drop_and_begin(session: SqliteSession, note: Note, identifier: Identifier) 
 
 def parse_url(name: str, url: str, options: Mapping[str, str]) -> Target:
     """What a URL and options say. Raises ConfigurationError."""
-    parts = urlsplit(url)
+    try:
+        parts = urlsplit(url)
+    except ValueError:
+        parts = urlsplit("")  # which names no file
     path = unquote(parts.path)
-    if parts.netloc or parts.fragment or not path.startswith("/") or len(path) < 2:
+    if parts.netloc or parts.fragment or not path.startswith("/") or len(path) < 2 or "\0" in path:
         raise ConfigurationError(
             f"The URL of the resource {name!r} names no SQLite file.",
             advice="Write sqlite:///relative.db, or sqlite:////absolute/path.db with four slashes.",

@@ -38,7 +38,6 @@ class SqliteSession(Session):
     """A connection, its note file, and the branch on it, if any."""
 
     __slots__ = (
-        "branch",
         "capture",
         "connection",
         "file",
@@ -59,7 +58,6 @@ class SqliteSession(Session):
         self.watcher = Watcher(connection)
         self.file = os.stat(path)
         self.guid: Guid | None = None
-        self.branch: Identifier | None = None
         self.capture: Capture | None = None
         self.read_only = False
         self.voted = False
@@ -69,7 +67,7 @@ class SqliteSession(Session):
         """Bytes of the last note that is known to be settled: it need not be looked up again."""
 
     def __repr__(self) -> str:
-        return f"<SqliteSession {self.connection.filename} {self.branch or 'idle'}{' voted' if self.voted else ''}>"
+        return f"<SqliteSession {self.connection.filename} {self.identifier or 'idle'}{' voted' if self.voted else ''}>"
 
     def require_current(self) -> None:
         """Raises ConnectionLost when the connection was closed (before a fork), or another file is at the path now."""
@@ -116,7 +114,7 @@ class SqliteSession(Session):
             self.capture.close()
         if self.read_only or self.voted:
             self.connection.run("PRAGMA query_only = 0")
-        self.branch, self.capture, self.read_only, self.voted = None, None, False, False
+        self.identifier, self.capture, self.read_only, self.voted = None, None, False, False
 
 
 # --- begin -----------------------------------------------------------------------------------------------------------
@@ -129,7 +127,7 @@ def begin_read(session: SqliteSession, identifier: Identifier) -> None:
     connection.restore_defaults()
     connection.rolled_back = False
     connection.run("PRAGMA query_only = 1")
-    session.read_only, session.branch = True, identifier
+    session.read_only, session.identifier = True, identifier
     connection.control("BEGIN")
 
 
@@ -180,7 +178,7 @@ def start_branch(session: SqliteSession, identifier: Identifier) -> None:
     """Watch for changes from here on. Under the write lock."""
     session.require_guid()
     session.capture = Capture(session.watcher)
-    session.branch = identifier
+    session.identifier = identifier
 
 
 def standing_note(session: SqliteSession) -> Note | None:
@@ -234,7 +232,7 @@ class _No(Exception):
 
 def prepare(session: SqliteSession, at_ms: int) -> Vote:
     """Vote (A3, A4). After NO or READ_ONLY nothing is left."""
-    assert session.branch is not None, "prepare follows begin"
+    assert session.identifier is not None, "prepare follows begin"
     assert not session.voted, "a branch votes once"
     try:
         _require_sound(session)
@@ -244,7 +242,7 @@ def prepare(session: SqliteSession, at_ms: int) -> Vote:
             return Vote(Choice.READ_ONLY)
         encoded = encode_state(state)
         _leave_evidence(session, at_ms)
-        write_note(session, session.branch, standing=True)
+        write_note(session, session.identifier, standing=True)
     except CannotCapture as error:
         return _vote_no(session, _No(str(error)))
     except ResourceUnavailable as error:  # the note could not be written; what is there reads as torn
@@ -258,7 +256,7 @@ def prepare(session: SqliteSession, at_ms: int) -> Vote:
 
 def commit_one_phase(session: SqliteSession, at_ms: int) -> Vote | Answer:
     """Evidence and COMMIT. No changeset, so nothing is refused that SQLite alone can commit atomically."""
-    assert session.branch is not None, "commit follows begin"
+    assert session.identifier is not None, "commit follows begin"
     try:
         _require_sound(session)
         if session.capture is None or not session.capture.wrote():
@@ -326,11 +324,11 @@ def _require_sound(session: SqliteSession) -> None:
 
 
 def _leave_evidence(session: SqliteSession, at_ms: int) -> None:
-    assert session.branch is not None
+    assert session.identifier is not None
     try:
-        ledger.insert_evidence(session.connection, session.branch, at_ms)
+        ledger.insert_evidence(session.connection, session.identifier, at_ms)
     except apsw.ConstraintError as error:  # A4
-        raise _No(f"the identifier {session.branch} is not unique: it is committed already", error=error) from error
+        raise _No(f"the identifier {session.identifier} is not unique: it is committed already", error=error) from error
 
 
 def _vote_no(session: SqliteSession, no: _No) -> Vote:
@@ -343,14 +341,14 @@ def _vote_no(session: SqliteSession, no: _No) -> Vote:
 
 def commit(session: SqliteSession) -> Answer:
     """COMMIT a branch that voted yes. RETRY: still open (readers in the way), or lost; then recovery redoes it."""
-    assert session.branch is not None, "commit follows a yes vote"
+    assert session.identifier is not None, "commit follows a yes vote"
     connection = session.connection
     if not session.voted or connection.rolled_back or not connection.in_transaction or session.lost_lock():
         session.broken = True
         return Answer.RETRY
     connection.end_statements(force=True)
     connection.set_busy_timeout(COMMIT_BUSY_MS)
-    raw = encode_note(Note(session.branch, session.require_guid()), standing=True)
+    raw = encode_note(Note(session.identifier, session.require_guid()), standing=True)
     try:
         connection.control("COMMIT")
     except apsw.Error:
@@ -367,8 +365,8 @@ def abort(session: SqliteSession) -> Answer:
     """Roll back, whatever was reached."""
     connection = session.connection
     holds_lock = connection.in_transaction and connection.txn_state("main") == apsw.SQLITE_TXN_WRITE
-    if session.voted and session.branch is not None and holds_lock:
+    if session.voted and session.identifier is not None and holds_lock:
         # While the lock is still ours: nobody then finds a note to ask about.
-        session.settled = write_note(session, session.branch, standing=False)
+        session.settled = write_note(session, session.identifier, standing=False)
     session.roll_back()
     return Answer.ABORTED

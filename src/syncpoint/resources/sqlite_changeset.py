@@ -63,9 +63,13 @@ def decode_state(raw: bytes) -> State:
     if raw[0] > STATE_FORMAT:
         raise FormatTooNew("state information of a SQLite branch", raw[0], STATE_FORMAT)
     try:
-        return msgspec.msgpack.decode(raw[1:], type=State)
-    except msgspec.MsgspecError as error:
+        state = msgspec.msgpack.decode(raw[1:], type=State)
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
         raise BadState(str(error)) from None
+    for table, sequence in state.sequences:
+        if not -(1 << 63) <= sequence < 1 << 63:
+            raise BadState(f"the sequence of {table!r} is {sequence}, more than SQLite's 64 bits hold")
+    return state
 
 
 # --- the schema as far as capturing needs it ---------------------------------------------------------------------
@@ -309,18 +313,20 @@ def _apply(connection: GuardedConnection, state: State) -> str:
 
 def _misfit(connection: GuardedConnection, state: State) -> str:
     """Why a table of the changeset does not fit; SQLite would skip it with no more than a log message."""
-    seen: set[str] = set()
-    for change in apsw.Changeset.iter(state.changeset) if state.changeset else ():
-        if change.name in seen:
-            continue
-        seen.add(change.name)
-        columns = connection.run("SELECT pk, hidden FROM pragma_table_xinfo(?, 'main')", (change.name,))
+    tables: dict[str, tuple[int, set[int] | None]] = {}
+    try:
+        for change in apsw.Changeset.iter(state.changeset) if state.changeset else ():
+            tables.setdefault(change.name, (change.column_count, change.pk_columns))
+    except (apsw.Error, UnicodeDecodeError) as error:  # of these bytes, not of the file, although SQLite says so
+        return f"its changeset cannot be read ({type(error).__name__})"
+    for table, (column_count, pk_columns) in tables.items():
+        columns = connection.run("SELECT pk, hidden FROM pragma_table_xinfo(?, 'main')", (table,))
         stored = [pk for pk, hidden in columns if not hidden]
         keys = {index for index, pk in enumerate(stored) if pk}
         if not columns:
-            return f"the table {change.name!r} is gone"
-        if len(stored) != change.column_count or keys != change.pk_columns:
-            return f"the table {change.name!r} has other columns or another key than before"
+            return f"the table {table!r} is gone"
+        if len(stored) != column_count or keys != pk_columns:
+            return f"the table {table!r} has other columns or another key than before"
     return ""
 
 
@@ -329,7 +335,7 @@ def _row_of(change: apsw.TableChange) -> str:
     try:
         row = change.old if change.old is not None else change.new
         keys = tuple(row[index] for index in sorted(change.pk_columns or ())) if row is not None else ()
-    except apsw.Error:
+    except (apsw.Error, UnicodeDecodeError):
         keys = ()
     return f"a row of {change.name!r} with key {keys!r}" if keys else "a row"
 

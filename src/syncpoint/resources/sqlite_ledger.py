@@ -129,6 +129,19 @@ def has_evidence(connection: GuardedConnection, identifier: Identifier) -> bool:
         raise
 
 
+def force_evidence(connection: GuardedConnection, identifier: Identifier) -> bool:
+    """As `has_evidence`, under the write lock, and certain once the transaction under way has committed.
+
+    Evidence that can be read need not be on disk: its process may have been killed before the force of its COMMIT was
+    done. A further change to the file, forced with its own COMMIT, forces what came before it too. (Another value,
+    because SQLite writes nothing when nothing changes.)
+    """
+    if not has_evidence(connection, identifier):
+        return False
+    connection.run(f"UPDATE main.syncpoint_evidence SET at_ms = at_ms + 1 WHERE {_BY_KEY}", _key(identifier))
+    return True
+
+
 def list_attempts(connection: GuardedConnection, coordinator: Guid, after: Attempt, limit: int) -> list[Attempt]:
     """The oldest attempts, from `after` on, that have evidence; at most `limit`."""
     rows = connection.run(

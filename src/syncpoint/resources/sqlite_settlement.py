@@ -9,6 +9,9 @@ decision is still in the journal, which keeps the hazard listed until a person h
 When the note is settled by a new branch's begin instead, nobody could be told: so the note stays, begin fails, and
 recovery's next pass comes here.
 
+Evidence that was found is forced before it is answered with: whoever left it may have been killed before its own COMMIT
+was on disk, and once the journal says that the branch has ended, nobody would redo it after a power failure.
+
 Every function blocks and is called by one thread at a time. Not for: asking the manager (sqlite.py).
 """
 
@@ -73,13 +76,13 @@ def finish(session: SqliteSession, identifier: Identifier, *, commit: bool, stat
 
 
 def _drop(session: SqliteSession, identifier: Identifier) -> Answer:
-    if ledger.has_evidence(session.connection, identifier):
+    if ledger.force_evidence(session.connection, identifier):
         return Answer.COMMITTED
     return Answer.ABORTED if clear_note(session, identifier) else Answer.NOT_FOUND
 
 
 def _redo(session: SqliteSession, identifier: Identifier, state: bytes, at_ms: int) -> Answer:
-    if ledger.has_evidence(session.connection, identifier):
+    if ledger.force_evidence(session.connection, identifier):
         return Answer.COMMITTED
     if ledger.was_cleaned(session.connection, identifier):
         return Answer.COMMITTED
@@ -135,10 +138,9 @@ def scan(session: SqliteSession) -> list[Found]:
 
 
 def evidence(session: SqliteSession, identifier: Identifier) -> Evidence:
-    """What the file proves. ABSENT is said only while holding the write lock: then no branch is open anywhere."""
-    if ledger.has_evidence(session.connection, identifier):
-        return Evidence.COMMITTED
-    found = under_lock(session, lambda: ledger.has_evidence(session.connection, identifier))
+    """What the file proves, said only while holding the write lock: then no branch is open anywhere, and what is there
+    has been forced."""
+    found = under_lock(session, lambda: ledger.force_evidence(session.connection, identifier))
     if found is None:
         return Evidence.UNDECIDED
     return Evidence.COMMITTED if found else Evidence.ABSENT

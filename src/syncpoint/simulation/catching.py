@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 
+from syncpoint.simulation.model import mutants as model_mutants
+from syncpoint.simulation.model.report import refute_all
 from syncpoint.simulation.mutant import Mutant
 from syncpoint.simulation.mutants import MUTANTS
 from syncpoint.simulation.run import Options, run_seed
@@ -27,7 +30,9 @@ class Catch:
     """How many seeds were run."""
     what: str
     """What was seen."""
-    real_s: float
+    real_s: float = 0.0
+    states: int = 0
+    """How many states the model had explored."""
 
 
 def try_mutant(name: str, seeds_max: int = SEEDS_MAX) -> Catch:
@@ -58,3 +63,12 @@ def _catch(mutant: Mutant, by: str, seeds: int, what: str, real_s: float) -> Cat
 def try_all(names: Sequence[str], jobs: int | None = None, seeds_max: int = SEEDS_MAX) -> Iterator[Catch]:
     """Every mutant of these, side by side."""
     return in_workers(partial(try_mutant, seeds_max=seeds_max), names, jobs, fresh=True)
+
+
+def of_the_model(jobs: int | None = None) -> list[Catch]:
+    """The mutants of the rules themselves, which the model has to refute alone."""
+    figures = refute_all(model_mutants.MUTANTS, lambda _: None, workers=jobs or os.cpu_count() or 1)
+    return [
+        Catch(one.name, one.rule, "protocol", "model" if one.refuted_by else "", 0, one.refuted_by, states=one.states)
+        for one in figures
+    ]

@@ -14,6 +14,7 @@ from typing import Any
 from syncpoint.errors import (
     AlreadyCommitted,
     ConnectionLost,
+    HeuristicHazard,
     HeuristicOutcome,
     JournalError,
     ManagerClosed,
@@ -22,12 +23,16 @@ from syncpoint.errors import (
     TransactionAborted,
     TransactionRunning,
 )
-from syncpoint.manager import commit
+from syncpoint.manager import commit, operators
+from syncpoint.manager.reports import OutcomeState
 from syncpoint.manager.results import decode_result, encode_result
 from syncpoint.manager.transaction import Work
 from syncpoint.resources.memory import MemoryConnection, RowLocked
 from syncpoint.simulation.host import Application
-from syncpoint.steps import Script
+from syncpoint.steps import Script, Sleep
+
+ASK_S = 1.0
+ASK_TIMES = 60
 
 
 class Known(Enum):
@@ -73,6 +78,8 @@ def transact(
         return Reply(Known.OK, error.result, again=True)
     except (TransactionRunning, JournalError, ManagerClosed, ConnectionLost) as error:
         return Reply(Known.FAILED, why=f"not begun: {error}")
+    if application.journals is not None and user_id is not None:
+        application.journals.claimed(user_id, application, work)
     world.note(
         application.process_name, f"{name} is transaction {str(work.key.transaction)[:8]}, attempt {work.key.attempt}"
     )
@@ -95,8 +102,41 @@ def _commit(application: Application, work: Work, value: Any) -> Script[Reply]:
     except TransactionAborted as error:
         return Reply(Known.FAILED, why=str(error))
     except (OutcomePending, ManagerClosed, JournalError) as error:
-        return Reply(Known.UNKNOWN, why=str(error))
+        return (yield from _ask(application, work, str(error)))
     except HeuristicOutcome as error:
+        if _may_be_hazard(application, work, error):
+            world.count("one-phase commits that can never be told")
+            return Reply(Known.UNKNOWN, why=str(error))
         world.violation(f"nobody decided alone, and yet: {error}")
         return Reply(Known.UNKNOWN, why=str(error))
-    return Reply(Known.OK, value if work.result is None else decode_result(work.result))
+    return Reply(Known.OK, value if work.result is None else decode_result(work.result, transaction=work.name))
+
+
+def _ask(application: Application, work: Work, why: str) -> Script[Reply]:
+    """What became of it, as the errors advise (O50). The journal keeps nothing of a transaction without an id once it
+    has ended, so "not known" says something only of one that needed no record."""
+    core = application.core
+    assert core is not None
+    for _ in range(ASK_TIMES):
+        yield Sleep(ASK_S)
+        try:
+            found = yield from operators.outcome(core, str(work.key.transaction))
+        except SyncpointError as error:
+            return Reply(Known.UNKNOWN, why=f"{why}; {error}")
+        if found.state is OutcomeState.COMMITTED:
+            return Reply(Known.OK, found.result)  # perhaps of another attempt under the same id
+        if found.state is OutcomeState.ABORTED_OR_UNKNOWN:
+            was_alone = work.coordinator.lone_writer is not None
+            return Reply(Known.FAILED if was_alone else Known.UNKNOWN, why=f"{why}; then: {found.state}")
+    return Reply(Known.UNKNOWN, why=why)
+
+
+def _may_be_hazard(application: Application, work: Work, error: HeuristicOutcome) -> bool:
+    """A commit in one phase whose reply was lost, of a process that was taken for dead: its evidence is not there, and
+    whoever took over may have cleaned it up. Nobody can tell any more, and the manager says so (`judge_settled`). That
+    is the only heuristic outcome that is nobody's fault, and only where death is guessed. (OutcomePending, which a
+    process taken for dead may say too, is an answer that every client must expect.)"""
+    journals, is_lone = application.journals, work.coordinator.lone_writer is not None
+    if journals is None or not is_lone or not isinstance(error, HeuristicHazard):
+        return False
+    return journals.is_taken_over(work.key.attempt.incarnation)

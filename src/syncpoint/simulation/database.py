@@ -5,29 +5,36 @@ evidence), the adapter is the memory resource's too; here stand the network in b
 
     holds_prepared   a prepared branch cannot be finished by others while its connection lives (MariaDB)
     slow_commits     COMMIT is done at once, but its reply takes a while (a slow disk)
+    slots            so many branches can be prepared at once; one more is rolled back (max_prepared_transactions)
 
-Not for: SQL; PostgreSQL's own adapter has a simulated server of its own.
+Besides, a server may roll a branch back in the middle of its work: a deadlock's victim, or an idle one.
+
+Not for: SQL.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from syncpoint.errors import ConnectionLost, ResourceUnavailable
 from syncpoint.ids import Identifier
 from syncpoint.ports import Clock, Random
 from syncpoint.protocol.participant import State
-from syncpoint.resources.base import Answer, Resource, Session
+from syncpoint.resources.base import Answer, Choice, Resource, Session, Vote
 from syncpoint.resources.memory import MemoryResource
 from syncpoint.resources.memory_server import MemoryServer, MemorySession
+from syncpoint.simulation import journal_rows
+from syncpoint.simulation.journal_rows import JournalRows
 from syncpoint.simulation.network import Connection, Network
 from syncpoint.simulation.process import Process
+from syncpoint.simulation.runtime import Outcome, Promise
 from syncpoint.simulation.world import World
-from syncpoint.steps import Call, Script, Step
+from syncpoint.steps import Call, Done, Script, Step
 
-FORCES = {"prepare", "commit", "commit_one_phase", "finish", "decide", "settle"}
+FORCES = {"prepare", "commit", "commit_one_phase", "finish", "settle"}
 """What the server answers only after its disk."""
 FORCE_S = (0.0005, 0.003)
 SLOW_FORCE_S = (0.05, 0.8)
@@ -39,6 +46,7 @@ class Habits:
 
     holds_prepared: bool = False
     slow_commits: bool = False
+    slots: int = 1000
 
 
 class SimDatabase:
@@ -50,6 +58,10 @@ class SimDatabase:
         self.name = name
         self.habits = habits
         self.engine = MemoryServer(name)
+        self.rows: JournalRows | None = None
+        """The tables of the journal that lives here."""
+        self._deciding: dict[MemorySession, None] = {}
+        """Sessions whose branch is being committed with a decision inside: that goes on when they have gone."""
         self.is_up = True
         self.epoch = 1
         self._chance = world.stream(f"database {name}")
@@ -65,6 +77,9 @@ class SimDatabase:
         if self.is_up:
             self.world.note(self.name, "crashes")
             self.is_up = False
+            if self.rows is not None:
+                self.rows.crash()
+            self._deciding.clear()
             self.engine.down = True
 
     def start(self) -> None:
@@ -75,12 +90,58 @@ class SimDatabase:
             self.epoch += 1
             self._connections.clear()
             self.engine.restart()
+            if self.rows is not None:
+                self.rows.start()
 
     def gone(self, connection: Connection) -> None:
         """See `network.Server.gone`."""
         self._connections.pop(connection, None)
+        if connection.session in self._deciding:
+            return
         if connection.session is not None and connection.epoch == self.epoch:
             self.engine.drop_active(connection.session)
+
+    # --- a journal in it ------------------------------------------------------------------------------------------
+
+    def keep_journal(self, habits: journal_rows.Habits) -> JournalRows:
+        """A journal lives here from now on."""
+        self.rows = JournalRows(self.world, self.name, habits, lambda: self.engine.guid)
+        return self.rows
+
+    def forced(self, what: str) -> None:
+        """A request was carried out. What it has forced has forced all that the journal wrote before."""
+        if self.rows is not None and what in FORCES:
+            self.rows.flush()
+
+    def decide(self, session: MemorySession, statement: str) -> Promise:
+        """Commit the session's branch with a row of the journal that lives here, or neither."""
+        promise = Promise()
+        work = session.work
+        if work is None or self.rows is None:
+            promise.keep(Done(self.engine.decide(session, lambda: False)))
+            return promise
+        said: list[Vote | Answer] = []
+        before = {key: self.engine._rows.get(key) for key in work.writes}
+
+        def commit() -> Callable[[], None]:
+            said.append(self.engine.decide(session, lambda: True))
+            return partial(self._put_back, before)
+
+        def answer(_: Outcome) -> None:
+            self._deciding.pop(session, None)
+            promise.keep(Done(said[0] if said else self.engine.decide(session, lambda: False)))
+
+        self._deciding[session] = None
+        self.rows.submit((statement,), "decide in a branch", durable=True, branch=commit).then(answer)
+        return promise
+
+    def _put_back(self, before: Mapping[str, bytes | None]) -> None:
+        """A crash takes a branch's commit back that was seen before it was on disk."""
+        for key, raw in before.items():
+            if raw is None:
+                self.engine._rows.pop(key, None)
+            else:
+                self.engine._rows[key] = raw
 
     # --- being asked ---------------------------------------------------------------------------------------------
 
@@ -96,6 +157,15 @@ class SimDatabase:
             and connection.session.work.identifier == identifier
             for connection in self._connections
         )
+
+    def roll_back(self, chosen: Callable[[], bool]) -> None:
+        """Active branches, each if `chosen` says so, are rolled back, and their clients are not told."""
+        for connection in list(self._connections):
+            session = connection.session
+            is_active = session.work is not None and session.work.unit.state is State.WORKING
+            if is_active and session not in self._deciding and chosen():  # a COMMIT under way is none of them
+                self.world.count("branches rolled back by the server")
+                self.engine.leave(session, commit=False)
 
     def force_s(self, what: str) -> float:
         """How long its disk takes, if the request needs it."""
@@ -137,9 +207,31 @@ class SimResource(MemoryResource):
         return
         yield
 
+    def prepare(self, session: Session) -> Script[Vote]:
+        vote: Vote = yield self._ask("prepare", session, lambda: self._prepare(session))
+        return vote
+
+    def _prepare(self, session: Session) -> Vote:
+        assert isinstance(session, MemorySession)
+        if len(self.server.in_doubt()) >= self.database.habits.slots:
+            self.database.world.count("votes refused for want of a slot")
+            self.server.leave(session, commit=False)
+            return Vote(Choice.NO, reason="too many branches are prepared here", retryable=True)
+        return self.server.prepare(session)
+
     def finish(self, session: Session, identifier: Identifier, *, commit: bool, state: bytes) -> Script[Answer]:
         answer: Answer = yield self._ask("finish", session, lambda: self._finish(identifier, commit=commit))
         return answer
+
+    def decide(self, session: Session, statement: Any) -> Script[Vote | Answer]:
+        own = self._own(session)
+        said: Vote | Answer = yield self._ask("decide", session, lambda: self.database.decide(own, statement))
+        return said
+
+    @staticmethod
+    def _own(session: Session) -> MemorySession:
+        assert isinstance(session, MemorySession)
+        return session
 
     def _finish(self, identifier: Identifier, *, commit: bool) -> Answer:
         if self.database.is_held(identifier):
@@ -154,7 +246,7 @@ class SimResource(MemoryResource):
     def _request(self, connection: Connection, run: Callable[[], Any], what: str, session: Session) -> Any:
         about = session.identifier
         label = what if about is None else f"{what} of {str(about.transaction)[:8]}"
-        promise = connection.request(run, label, self.database.force_s(what))
+        promise = connection.request(lambda: self._carry_out(run, what), label, self.database.force_s(what))
 
         def mark(outcome: Any) -> None:
             if isinstance(getattr(outcome, "error", None), ConnectionLost):
@@ -162,3 +254,8 @@ class SimResource(MemoryResource):
 
         promise.listen(mark)
         return promise
+
+    def _carry_out(self, run: Callable[[], Any], what: str) -> Any:
+        done = run()
+        self.database.forced(what)
+        return done

@@ -13,7 +13,8 @@ from functools import partial
 
 from syncpoint.simulation.database import SimDatabase
 from syncpoint.simulation.host import Application, Host
-from syncpoint.simulation.network import Connection, Network, Trap
+from syncpoint.simulation.journal_rows import JournalRows
+from syncpoint.simulation.network import Connection, Mishap, Network, Trap
 from syncpoint.simulation.world import World
 
 
@@ -61,7 +62,8 @@ Do = Callable[[Scene, Fault, random.Random], None]
 
 @dataclass(frozen=True, slots=True)
 class Kind:
-    """A kind of fault: what it is done to ("application", "host", "database", "link", "network"), for how long."""
+    """A kind of fault: what it is done to ("application", "host", "database", "link", "network", "journal"), and for
+    how long."""
 
     on: str
     do: Do
@@ -75,6 +77,10 @@ def _kill(scene: Scene, fault: Fault, chance: random.Random) -> None:
     scene.application(fault.target).kill("SIGKILL")
 
 
+def _close(scene: Scene, fault: Fault, chance: random.Random) -> None:
+    scene.application(fault.target).close()
+
+
 def _kill_in_disk(scene: Scene, fault: Fault, chance: random.Random) -> None:
     scene.application(fault.target).dies_after = int(fault.amount * 12)
 
@@ -82,9 +88,9 @@ def _kill_in_disk(scene: Scene, fault: Fault, chance: random.Random) -> None:
 def _kill_at_the_end(scene: Scene, fault: Fault, chance: random.Random) -> None:
     """It dies within the next few requests that end a transaction, or right after one of them."""
 
-    def spring(connection: Connection) -> bool:
+    def spring(connection: Connection) -> Mishap:
         scene.world.after(chance.uniform(0.0, 0.006), partial(connection.process.kill, "SIGKILL while committing"))
-        return False
+        return Mishap()
 
     scene.network.set_trap(Trap(f"{fault.target}#", int(fault.amount * 6), spring))
 
@@ -92,9 +98,43 @@ def _kill_at_the_end(scene: Scene, fault: Fault, chance: random.Random) -> None:
 def _lose_a_reply(scene: Scene, fault: Fault, chance: random.Random) -> None:
     """One of the next requests that end a transaction is carried out, its reply is lost, and the connection with it."""
 
-    def spring(connection: Connection) -> bool:
+    def spring(connection: Connection) -> Mishap:
         scene.world.after(chance.uniform(0.004, 0.5), connection.lose)
-        return True
+        return Mishap(loses_reply=True)
+
+    scene.network.set_trap(Trap(f"{fault.target}#", int(fault.amount * 6), spring))
+
+
+def _delay_a_request(scene: Scene, fault: Fault, chance: random.Random) -> None:
+    """One of the next requests that end a transaction is carried out long after its connection has been lost."""
+
+    def spring(connection: Connection) -> Mishap:
+        scene.world.after(chance.uniform(0.001, 0.1), connection.lose)
+        return Mishap(loses_reply=True, late_s=fault.for_s)
+
+    scene.network.set_trap(Trap(f"{fault.target}#", int(fault.amount * 6), spring))
+
+
+def _pause_at_the_end(scene: Scene, fault: Fault, chance: random.Random) -> None:
+    """It stands still right after one of the next requests that end a transaction, which may arrive late besides."""
+
+    def spring(connection: Connection) -> Mishap:
+        scene.world.after(chance.uniform(0.0, 0.006), connection.process.pause)
+        scene.world.after(0.006 + fault.for_s, connection.process.wake)
+        return Mishap(late_s=chance.choice([0.0, chance.uniform(0.0, fault.for_s)]))
+
+    scene.network.set_trap(Trap(f"{fault.target}#", int(fault.amount * 6), spring))
+
+
+def _crash_at_the_end(scene: Scene, fault: Fault, chance: random.Random) -> None:
+    """The server crashes that gets one of the next requests that end a transaction, soon after."""
+
+    def spring(connection: Connection) -> Mishap:
+        server = connection.server
+        assert isinstance(server, SimDatabase)
+        scene.world.after(chance.uniform(0.0, chance.choice([0.006, 0.05, 1.0])), server.crash)
+        scene.world.after(1.0 + fault.for_s, server.start)
+        return Mishap()
 
     scene.network.set_trap(Trap(f"{fault.target}#", int(fault.amount * 6), spring))
 
@@ -170,6 +210,12 @@ def _restart(scene: Scene, fault: Fault, chance: random.Random) -> None:
     scene.world.after(fault.for_s, database.start)
 
 
+def _roll_back(scene: Scene, fault: Fault, chance: random.Random) -> None:
+    database = scene.database(fault.target)
+    for number in range(20):  # again and again for two seconds: few branches are under way at one moment
+        scene.world.after(number / 10, partial(database.roll_back, lambda: chance.random() < fault.amount))
+
+
 def _cut(scene: Scene, fault: Fault, chance: random.Random, *, there: bool, back: bool) -> None:
     host, database = fault.target.split(">")
     pairs = [(host, database)] * there + [(database, host)] * back
@@ -195,11 +241,63 @@ def _weather(scene: Scene, fault: Fault, chance: random.Random, *, spikes: float
     scene.world.after(fault.for_s, clear)
 
 
+# --- the journal's database ---------------------------------------------------------------------------------------
+
+
+def _server_drift(scene: Scene, fault: Fault, chance: random.Random) -> None:
+    for database in scene.databases:
+        if database.rows is not None:
+            clock = database.rows.clock
+            clock.drift(0.5 + fault.amount * 1.5)
+            scene.world.after(fault.for_s, partial(clock.drift, 1.0))
+
+
+def _server_step(scene: Scene, fault: Fault, chance: random.Random) -> None:
+    for database in scene.databases:
+        if database.rows is not None:
+            database.rows.clock.wall_step_s += (fault.amount - 0.5) * 40
+
+
+def _journal_cut(scene: Scene, fault: Fault, chance: random.Random) -> None:
+    """One host, or both directions of it, loses the journal alone."""
+    host = chance.choice(list(scene.hosts)).name
+    for database in scene.databases:
+        if database.rows is not None:
+            there = chance.random() < 0.7
+            pairs = [(host, database.name)] * there + [(database.name, host)] * (not there or chance.random() < 0.7)
+            for source, target in pairs:
+                scene.network.cut(source, target)
+                scene.world.after(fault.for_s, partial(scene.network.mend, source, target))
+
+
+def _journal_slow(scene: Scene, fault: Fault, chance: random.Random) -> None:
+    """The disk below the journal's database is slow: what it commits is not certain for a while."""
+
+    def change(rows: JournalRows, by: int) -> None:
+        rows.slow += by
+
+    for database in scene.databases:
+        if database.rows is not None:
+            change(database.rows, 1)
+            scene.world.after(fault.for_s, partial(change, database.rows, -1))
+
+
+def _journal_stall(scene: Scene, fault: Fault, chance: random.Random) -> None:
+    """Some connections to the journal stand still, while others go on: signs of life, or decisions."""
+    for database in scene.databases:
+        if database.rows is not None:
+            scene.network.stall(database.name, lambda connection: chance.random() < 0.1 + fault.amount / 2, fault.for_s)
+
+
 KINDS: Mapping[str, Kind] = {
     "kill": Kind("application", _kill),
+    "close": Kind("application", _close),
     "kill-in-disk-operation": Kind("application", _kill_in_disk),
     "kill-while-committing": Kind("application", _kill_at_the_end),
     "lose-a-reply": Kind("application", _lose_a_reply),
+    "delay-a-request": Kind("application", _delay_a_request, (0.2, 12.0)),
+    "pause-while-committing": Kind("application", _pause_at_the_end, (0.5, 6.0)),
+    "database-restart-while-committing": Kind("application", _crash_at_the_end, (0.1, 3.0)),
     "pause": Kind("application", _pause, (0.5, 8.0)),
     "cancel": Kind("application", _cancel),
     "clock-drift": Kind("application", _drift, (2.0, 15.0)),
@@ -209,19 +307,32 @@ KINDS: Mapping[str, Kind] = {
     "disk-full": Kind("host", _full, (0.5, 4.0)),
     "disk-slow": Kind("host", _slow, (1.0, 8.0)),
     "database-restart": Kind("database", _restart, (0.1, 4.0)),
+    "roll-back": Kind("database", _roll_back),
     "cut": Kind("link", partial(_cut, there=True, back=True), (0.5, 6.0)),
     "cut-requests": Kind("link", partial(_cut, there=True, back=False), (0.5, 6.0)),
     "cut-replies": Kind("link", partial(_cut, there=False, back=True), (0.2, 4.0)),
     "drop-connections": Kind("network", _drop),
     "delay": Kind("network", partial(_weather, spikes=0.5), (1.0, 8.0)),
     "loss": Kind("network", partial(_weather, losses=0.06), (1.0, 8.0)),
+    "journal-clock-drift": Kind("journal", _server_drift, (2.0, 15.0)),
+    "journal-clock-step": Kind("journal", _server_step),
+    "journal-cut": Kind("journal", _journal_cut, (0.5, 6.0)),
+    "journal-slow": Kind("journal", _journal_slow, (1.0, 6.0)),
+    "journal-stall": Kind("journal", _journal_stall, (0.3, 4.0)),
 }
+
+OF_A_FOLDER = {"kill-in-disk-operation", "force-fails", "disk-full", "disk-slow"}
+"""They hurt only whoever writes to the machine's own disk."""
 
 
 def draw(
     chance: random.Random, scene: Scene, *, kinds: Sequence[str], faults_s: float, count: tuple[int, int]
 ) -> list[Fault]:
     """A seed's plan: some of `kinds`, some of their faults, in order of time."""
+    in_database = any(database.rows is not None for database in scene.databases)
+    kinds = [kind for kind in kinds if (kind not in OF_A_FOLDER if in_database else KINDS[kind].on != "journal")]
+    if not kinds:
+        return []  # none of them can hurt this seed
     chosen = [kind for kind in kinds if chance.random() < 0.5] or [chance.choice(list(kinds))]
     planned = []
     for _ in range(chance.randint(*count)):
@@ -248,7 +359,7 @@ def _target(chance: random.Random, scene: Scene, on: str) -> str:
             return chance.choice(scene.databases).name
         case "link":
             return f"{chance.choice(scene.hosts).name}>{chance.choice(scene.databases).name}"
-    return "network"
+    return on
 
 
 def arm(scene: Scene, plan: Sequence[Fault]) -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import random
 from collections.abc import Callable, Sequence
 from functools import partial
+from typing import TYPE_CHECKING
 
 from syncpoint.errors import SyncpointError
 from syncpoint.journal.base import Journal
@@ -19,9 +20,14 @@ from syncpoint.simulation.world import SimRandom, World
 from syncpoint.steps import Done, Failed, Gather, Script, Wait
 from syncpoint.testing.disks import MemoryDisk, MemoryProcess
 
+if TYPE_CHECKING:
+    from syncpoint.simulation.journals import DatabaseJournals
+
 DISK_S = (0.0002, 0.002)
 SLOW_DISK_S = (0.02, 0.3)
 RESTART_S = (0.05, 1.5)
+CLOSE_S = 2.0
+"""How long one that is to end waits for its transactions."""
 
 MakeJournal = Callable[["Application"], Journal]
 MakeResources = Callable[["Application"], Sequence[Resource]]
@@ -108,6 +114,9 @@ class Application:
         """In how many disk operations it is to die."""
         self.is_serving = False
         self.stays_down = False
+        self._closes = False
+        self.journals: DatabaseJournals | None = None
+        """The journal of all applications, if it is in a database."""
         self._journal = journal
         self._resources = resources
         self._client = client
@@ -134,7 +143,7 @@ class Application:
         process = self.process = Process(self.world, f"{self.host.name}/{self.name}#{self._starts}")
         disk = self.disk = self.host.disk.process()
         self.dies_after = None
-        self.is_serving = False
+        self.is_serving = self._closes = False
         process.on_death.append(disk.kill)
         process.on_death.append(self._again)
         self.runtime = SimRuntime(process, self.host.disk_s)
@@ -151,6 +160,20 @@ class Application:
             address="the simulation",
         )
         self.runtime.begin(self._main(self.core), "main", partial(self._exit, process))
+
+    def close(self) -> None:
+        """Have it end in order, as at a deployment: it finishes what it can, and gives the rest back."""
+        core, process = self.core, self.process
+        if not self.is_serving or self._closes or core is None or process is None or not process.alive:
+            return
+        self.world.note(process.name, "is asked to end")
+        self.is_serving, self._closes = False, True
+        self.runtime.begin(core.close(CLOSE_S), "close", partial(self._closed, process))
+
+    def _closed(self, process: Process, outcome: Outcome) -> None:
+        if isinstance(outcome, Failed) and not isinstance(outcome.error, SyncpointError | OSError):
+            self.world.violation(f"{process.name} could not end in order: {outcome.error!r}")
+        process.kill("it has ended in order")
 
     def kill(self, why: str) -> None:
         if self.process is not None:
@@ -181,6 +204,8 @@ class Application:
         self.is_serving = False
 
     def _exit(self, process: Process, outcome: Outcome) -> None:
+        if self._closes and process is self.process:
+            return  # `_closed` says when
         if isinstance(outcome, Done):
             process.kill("it has stopped, since its journal failed")
         elif isinstance(outcome.error, SyncpointError | OSError):

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from syncpoint.simulation import mutants_journal, mutants_manager
+from syncpoint.simulation import mutants_database_journal, mutants_journal, mutants_manager
 from syncpoint.simulation.mutant import Mutant
 
-MUTANTS: Mapping[str, Mutant] = {one.name: one for one in (*mutants_manager.MUTANTS, *mutants_journal.MUTANTS)}
+MUTANTS: Mapping[str, Mutant] = {
+    one.name: one for one in (*mutants_manager.MUTANTS, *mutants_journal.MUTANTS, *mutants_database_journal.MUTANTS)
+}

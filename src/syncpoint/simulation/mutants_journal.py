@@ -7,7 +7,7 @@ from functools import partial
 from typing import Any
 
 from syncpoint.ids import Attempt, Incarnation, TransactionId
-from syncpoint.journal import folder, gathering, head, opening
+from syncpoint.journal import gathering, head, opening
 from syncpoint.journal.claims import Claims, TransactionClaim
 from syncpoint.journal.folder import FolderJournal
 from syncpoint.journal.head import Paths
@@ -133,10 +133,6 @@ def _same_attempt(self: FolderJournal) -> Attempt:
     return Attempt(self.incarnation, 1)
 
 
-def _admit_all(record: Record, standing: Any) -> bool:
-    return True
-
-
 def _forget_results(self: Index, key: Any) -> None:
     """An ended Commit is forgotten, though its id may be sent again."""
     commit = self.unended.pop(key, None)
@@ -243,15 +239,8 @@ MUTANTS: tuple[Mutant, ...] = (
         "the same attempt again",
         "an attempt is never reused",
         patch=lambda: put(FolderJournal, "next_attempt", _same_attempt),
-    ),
-    F("both writers win", "first writer wins", patch=lambda: put(folder, "admit", _admit_all), workload="resends"),
-    Mutant(
-        "forget results",
-        "a committed id is known (C7, C8)",
-        "journal/index.py",
-        lambda: put(Index, "_end", _forget_results),
-        journal="folder",
         workload="resends",
+        kinds=("loss", "lose-a-reply", "kill-while-committing", "cut-replies"),
     ),
     F(
         "incarnations end early",

@@ -18,7 +18,7 @@ from syncpoint.manager.core import Core
 from syncpoint.manager.handle import ResourceHandle
 from syncpoint.manager.transaction import Work
 from syncpoint.protocol.coordinator import Decided, Effects
-from syncpoint.protocol.recovery import Facts
+from syncpoint.protocol.recovery import Facts, fate_of
 from syncpoint.protocol.words import Answer, Choice, Evidence
 from syncpoint.records import End, Record, key_fields
 from syncpoint.resources.base import Found, Session, Vote
@@ -106,6 +106,12 @@ def _with_facts(change: dict[str, Any], core: Core) -> Script[tuple[Attempt, Vie
 
 
 _look_around = recovery.look_around
+
+
+def _presume_abort(core: Core, identifier: Identifier, facts: Facts) -> Script[tuple[Any, None]]:
+    """Whatever is found prepared, and is nobody's, is rolled back."""
+    return fate_of(identifier, replace(facts, decisions={})), None
+    yield from ()
 
 
 def _pass_with_old_records(
@@ -237,7 +243,7 @@ def _abort_is_enough(self: MemoryServer, session: MemorySession) -> None:
 M = partial(Mutant, where="manager/commit.py")
 R = partial(Mutant, where="manager/recovery.py")
 S = partial(Mutant, where="resources/memory_server.py")
-_NETWORK = ("loss", "cut-replies", "cut", "database-restart", "drop-connections")
+_NETWORK = ("loss", "cut-replies", "database-restart", "lose-a-reply", "delay-a-request")
 
 MUTANTS: tuple[Mutant, ...] = (
     M("answer before the force", "force before send", patch=lambda: put(commit, "_force", _answer_for_granted)),
@@ -293,7 +299,7 @@ MUTANTS: tuple[Mutant, ...] = (
     R(
         "read no records",
         "a Commit record says commit (O27)",
-        patch=lambda: put(recovery, "look_around", partial(_with_facts, {"decisions": {}})),
+        patch=lambda: put(recovery, "judge_found", _presume_abort),
     ),
     R(
         "records before the scan",
@@ -363,7 +369,7 @@ MUTANTS: tuple[Mutant, ...] = (
         "settle without taking the key",
         "a very late commit fails (O20)",
         patch=lambda: put(MemoryServer, "settle", _settle_by_looking),
-        kinds=(*_NETWORK, "delay", "pause"),
+        kinds=("delay-a-request", "lose-a-reply"),
         workload="bank",
     ),
     S(

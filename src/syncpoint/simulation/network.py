@@ -57,10 +57,20 @@ class Trap:
     """The beginning of its name."""
     left: int
     """How many such requests pass before."""
-    spring: Callable[[Connection], bool]
-    """Called with the connection of the request; returns whether its reply is lost."""
+    spring: Callable[[Connection], Mishap]
+    """Called with the connection of the request."""
 
 
+@dataclass(frozen=True, slots=True)
+class Mishap:
+    """What happens to one request."""
+
+    loses_reply: bool = False
+    late_s: float = 0.0
+    """How much later it arrives."""
+
+
+NO_MISHAP = Mishap()
 ENDING = ("prepare", "commit", "decide", "finish", "settle", "abort", "journal: force")
 """What requests begin with that end a transaction, or a part of one."""
 
@@ -107,12 +117,17 @@ class Connection:
             return promise
         network.give_up_later(self, promise, what)
         self._waiting = [one for one in self._waiting if not one.is_kept] + [promise]
-        loses_reply = network.spring(self, what)
+        mishap = network.spring(self, what)
         if network.is_lost(self.process.name, self.server.name):
             return promise
-        at_s = self._free_s = max(network.arrival_s(), self._free_s)
-        network.world.after(at_s - network.world.now_s, partial(self._arrive, run, what, work_s, promise, loses_reply))
+        at_s = self._free_s = max(network.arrival_s() + mishap.late_s, self._free_s)
+        arrive = partial(self._arrive, run, what, work_s, promise, mishap.loses_reply)
+        network.world.after(at_s - network.world.now_s, arrive)
         return promise
+
+    def hold_back(self, seconds: float) -> None:
+        """What is sent on it from now on arrives so much later at the earliest, in order."""
+        self._free_s = max(self._free_s, self.network.world.now_s + seconds)
 
     def _arrive(self, run: Callable[[], Any], what: str, work_s: float, promise: Promise, loses_reply: bool) -> None:
         server, network = self.server, self.network
@@ -126,6 +141,15 @@ class Connection:
             outcome: Done[Any] | Failed = Done(run())
         except Exception as error:
             outcome = Failed(error)
+        if isinstance(outcome, Done) and isinstance(outcome.value, Promise):  # the server takes its time
+            outcome.value.then(partial(self._done, what, work_s, promise, loses_reply))
+        else:
+            self._done(what, work_s, promise, loses_reply, outcome)
+
+    def _done(self, what: str, work_s: float, promise: Promise, loses_reply: bool, outcome: Done[Any] | Failed) -> None:
+        server, network = self.server, self.network
+        if not server.is_up or server.epoch != self.epoch:
+            return
         network.world.note(server.name, f"did {what}: {_short(outcome)}")
         if network.is_lost(server.name, self.process.name) or loses_reply:
             network.world.count("lost replies")
@@ -199,17 +223,17 @@ class Network:
     def set_trap(self, trap: Trap) -> None:
         self._traps.append(trap)
 
-    def spring(self, connection: Connection, what: str) -> bool:
-        """Whether the reply to this request is to be lost."""
+    def spring(self, connection: Connection, what: str) -> Mishap:
+        """What is to happen to this request."""
         if not self._traps or not what.startswith(ENDING):
-            return False
+            return NO_MISHAP
         for trap in self._traps:
             if connection.process.name.startswith(trap.who):
                 trap.left -= 1
                 if trap.left < 0:
                     self._traps.remove(trap)
                     return trap.spring(connection)
-        return False
+        return NO_MISHAP
 
     def mend_all(self) -> None:
         self._traps.clear()
@@ -254,6 +278,13 @@ class Network:
         else:
             seconds = max(self.arrival_s(), connection._free_s) - self.world.now_s
         self.world.after(seconds, connection.end)
+
+    def stall(self, server: str, connections: Callable[[Connection], bool], seconds: float) -> int:
+        """Nothing comes through on these connections to a server for so long. Returns how many."""
+        stalled = [one for one in self._connections if one.server.name == server and connections(one)]
+        for connection in stalled:
+            connection.hold_back(seconds)
+        return len(stalled)
 
     def drop(self, server: str, connections: Callable[[Connection], bool]) -> int:
         """Both ends of these connections to a server are cut: as a firewall or a pooler does. Returns how many."""

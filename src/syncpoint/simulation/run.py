@@ -9,6 +9,7 @@ Not for: many seeds (sweep.py), making a failure smaller (shrink.py), or telling
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import random
 import time
@@ -23,6 +24,7 @@ from syncpoint.simulation import faults
 from syncpoint.simulation.database import Habits, SimDatabase, SimResource
 from syncpoint.simulation.faults import KINDS, Fault, Scene
 from syncpoint.simulation.host import Application, Host
+from syncpoint.simulation.journals import DatabaseJournals
 from syncpoint.simulation.network import Network
 from syncpoint.simulation.workloads import WORKLOADS
 from syncpoint.simulation.workloads.base import Workload
@@ -36,7 +38,7 @@ AFTER_S = 5.0
 LOOK_S = 0.5
 FAULTS = (3, 14)
 JOURNAL = "/journal"
-JOURNALS = ("folder",)
+JOURNALS = ("folder", "database", "bank")
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,6 +48,7 @@ class Options:
     workload: str | None = None
     """None: drawn from the seed."""
     journal: str | None = None
+    """"folder"; "database": one that takes no part; "bank": in the database of that name; None: drawn."""
     kinds: tuple[str, ...] = tuple(KINDS)
     only: tuple[int, ...] | None = None
     """Of the seed's plan, only the faults of these numbers."""
@@ -89,18 +92,30 @@ class Seed:
         kind = WORKLOADS[self.workload_name]
         self.databases = {name: self._database(name) for name in kind.names}
         self.workload: Workload = kind(self.world, self.databases)
-        self.hosts = [Host(self.world, f"host{number}") for number in range(1)]
+        self.servers = dict(self.databases)
+        self.journals: DatabaseJournals | None = None
+        if self.journal_name != "folder":
+            if self.journal_name not in self.servers:
+                self.servers[self.journal_name] = self._database(self.journal_name)
+            self.journals = DatabaseJournals(self.world, self.network, self.servers[self.journal_name])
+        # A folder's processes share a machine.
+        hosts = 1 if self.journals is None else self.chance.randint(1, 3)
+        self.hosts = [Host(self.world, f"host{number}") for number in range(hosts)]
         for host in self.hosts:
-            for index in range(self.chance.randint(2, 3)):
+            for index in range(self.chance.randint(2, 3) if hosts == 1 else self.chance.randint(1, 2)):
                 self._application(host, f"app{index}")
-        self.scene = Scene(self.world, self.network, self.hosts, list(self.databases.values()))
+        self.scene = Scene(self.world, self.network, self.hosts, list(self.servers.values()))
 
     def _database(self, name: str) -> SimDatabase:
-        habits = Habits(holds_prepared=self.chance.random() < 0.3, slow_commits=self.chance.random() < 0.15)
+        habits = Habits(
+            holds_prepared=self.chance.random() < 0.3,
+            slow_commits=self.chance.random() < 0.15,
+            slots=self.chance.choice([2, 1000, 1000, 1000, 1000]),
+        )
         return SimDatabase(self.world, self.network, name, habits)
 
     def _application(self, host: Host, name: str) -> Application:
-        return Application(
+        application = Application(
             host,
             name,
             journal=self._journal,
@@ -109,8 +124,12 @@ class Seed:
             clients=self.chance.randint(1, 3),
             timeout_s=self.timeout_s,
         )
+        application.journals = self.journals
+        return application
 
     def _journal(self, application: Application) -> Journal:
+        if self.journals is not None:
+            return self.journals.journal(application)
         assert application.disk is not None
         assert application.process is not None
         return FolderJournal(
@@ -134,6 +153,10 @@ class Seed:
 
     def run(self) -> tuple[Fault, ...]:
         """All phases; violations are in the world. Returns the plan."""
+        with contextlib.nullcontext() if self.journals is None else self.journals.hurried():
+            return self._run()
+
+    def _run(self) -> tuple[Fault, ...]:
         plan = self._plan()
         self.workload.setup()
         faults.arm(self.scene, plan)
@@ -143,8 +166,10 @@ class Seed:
         self._heal()
         if not self._settles():
             self.world.violation(f"after {SETTLE_S:g} s without faults: {'; '.join(self._unsettled())}")
-        heuristics = self._heuristics()
+        heuristics = self._heuristics() if self.journals is None else []
         self.world.run(self.world.now_s + AFTER_S)
+        if self.journals is not None:
+            heuristics = self.journals.check()
         for wrong in (*self._unsettled(), *self.workload.check(), *heuristics):
             self.world.violation(wrong)
         return plan
@@ -175,8 +200,10 @@ class Seed:
         self.world.note("run", "everything is healed")
         self.workload.is_over = True
         self.network.mend_all()
-        for database in self.databases.values():
+        for database in self.servers.values():
             database.start()
+        if self.journals is not None:
+            self.journals.heal()
         for host in self.hosts:
             host.is_slow = False
             host.disk.full_at_bytes = host.disk.fail_force_at = None
@@ -196,7 +223,7 @@ class Seed:
 
     def _unsettled(self) -> list[str]:
         """What has not settled, seen from outside where it can be."""
-        left = []
+        left = [] if self.journals is None else self.journals.unsettled()
         for database in self.databases.values():
             in_doubt, locked = database.engine.in_doubt(), database.engine.locked()
             if in_doubt:

@@ -6,13 +6,16 @@ clients were told "done" are there, and those told "not done" are not.
 
 from __future__ import annotations
 
+import contextlib
 import random
 
+from syncpoint.errors import SyncpointError
 from syncpoint.manager.transaction import Work
+from syncpoint.resources.memory import MemoryConnection
 from syncpoint.simulation.client import Known, connect
 from syncpoint.simulation.host import Application
 from syncpoint.simulation.workloads.base import Operation, Workload
-from syncpoint.steps import Script
+from syncpoint.steps import Script, Sleep
 
 ACCOUNTS = 8
 START = 1000
@@ -38,6 +41,7 @@ class Bank(Workload):
             yield from self._look(application, client, chance)
             return
         amount = chance.randint(1, 50)
+        looks_again = chance.random() < 0.3
         first, second = f"account {chance.randrange(ACCOUNTS)}", f"account {chance.randrange(ACCOUNTS)}"
         name = f"t{len(self.operations)}"
 
@@ -47,6 +51,8 @@ class Bank(Workload):
                 balance = yield from connection.get(account, for_update=True)
                 yield from connection.put(account, balance + change)
                 yield from connection.put(f"mark {name}", database)
+            if looks_again:
+                yield from self._look_and_ignore(connection, second)
 
         wait_applied = chance.random() < 0.8
         yield from self.run(application, client, body, sorted({source, target}), wait_applied=wait_applied, name=name)
@@ -63,6 +69,13 @@ class Bank(Workload):
             return total
 
         yield from self.run(application, client, body, [])
+
+    @staticmethod
+    def _look_and_ignore(connection: MemoryConnection, account: str) -> Script[None]:
+        """What many programs do: an error of the database is swallowed, and the transaction goes on."""
+        yield Sleep(0.05)
+        with contextlib.suppress(SyncpointError):
+            yield from connection.get(account)
 
     def check(self) -> list[str]:
         rows = {database: self.rows(database) for database in self.names}
