@@ -1,7 +1,7 @@
 # What one types here. `make` alone says it. Needs Python 3.11 or later and a package index; nothing else.
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo example-django example-fastapi example-files test check crash storm spec disks fuzz mutants reliability clean
+.PHONY: help setup demo example-django example-fastapi example-files test check crash storm spec disks fuzz mutants reliability trees clean
 
 PYTHON ?=
 STAMP := .venv/.syncpoint-setup
@@ -38,6 +38,9 @@ crash: setup  ## the crash tests in full
 
 storm: setup  ## processes killed and stopped while they share a journal in a database, in full
 	@scripts/storm.sh
+
+trees: setup  ## every node of a tree of managers dies at every moment, in full
+	SYNCPOINT_TREES_STRIDE=1 .venv/bin/pytest -q -n 2 tests/trees
 
 fuzz: setup  ## every decoder fed with garbage, SECONDS=60 each; DECODERS="record gid" for some of them
 	@scripts/fuzz.sh --seconds $(or $(SECONDS),60) $(DECODERS)

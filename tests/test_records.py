@@ -92,7 +92,9 @@ def test_the_bytes_never_change() -> None:
             decided_at="ledger",
         ),
         ("abort", *key, "why"): Abort(**key_fields(KEY), why="why"),
-        ("prepared", *key, b"S" * 16, (entry,)): Prepared(**key_fields(KEY), superior=b"S" * 16, branches=(ENTRY,)),
+        ("prepared", *key, b"S" * 16, (entry,), entry[2]): Prepared(
+            **key_fields(KEY), superior=b"S" * 16, branches=(ENTRY,), identifier=ENTRY.identifier
+        ),
         ("end", *key): End(**key_fields(KEY)),
         ("forgotten", *key, "who", 5): Forgotten(**key_fields(KEY), who="who", at_ms=5),
         ("resource", "bank", b"G" * 16): ResourceKnown(name="bank", guid=b"G" * 16),

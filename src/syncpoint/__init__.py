@@ -14,6 +14,7 @@ from __future__ import annotations
 from syncpoint.errors import (
     AlreadyCommitted,
     ConfigurationError,
+    ContextRefused,
     DifferentRequest,
     FormatTooNew,
     HeuristicHazard,
@@ -43,7 +44,9 @@ from syncpoint.errors import (
 )
 from syncpoint.manager.aio import AsyncTransaction, AsyncTransactionManager
 from syncpoint.manager.context import current
+from syncpoint.manager.contexts import Context
 from syncpoint.manager.sync import Transaction, TransactionManager
+from syncpoint.manager.tree import Tree
 from syncpoint.resources.base import Resource
 from syncpoint.resources.own import ResourceManager
 
@@ -52,6 +55,8 @@ __all__ = [
     "AsyncTransaction",
     "AsyncTransactionManager",
     "ConfigurationError",
+    "Context",
+    "ContextRefused",
     "DifferentRequest",
     "FormatTooNew",
     "HeuristicHazard",
@@ -80,6 +85,7 @@ __all__ = [
     "TransactionManager",
     "TransactionRunning",
     "TransactionTimeout",
+    "Tree",
     "UnknownResource",
     "WrongResource",
     "current",

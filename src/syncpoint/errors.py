@@ -45,6 +45,11 @@ class NotAllowed(SyncpointError):
     """The call would end or change the branch behind the manager's back (commit, rollback, autocommit, close)."""
 
 
+class ContextRefused(SyncpointError):
+    """The context of another manager's transaction cannot be joined: forged, expired, used, or its transaction has
+    ended. Nothing was done under it."""
+
+
 class TransactionEnded(SyncpointError):
     """The transaction has ended; it can do no more work."""
 

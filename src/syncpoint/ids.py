@@ -106,6 +106,14 @@ class TransactionId:
         joined = len(scope_bytes).to_bytes(4, "big") + scope_bytes + user_id.encode()
         return cls(hashlib.sha256(joined).digest()[:16])
 
+    @classmethod
+    def under(cls, superior: Identifier) -> TransactionId:
+        """What a subordinate calls the branch of its superior's transaction that this identifier names.
+
+        A journal takes one Commit of a transaction, whatever its attempt: so nobody can commit one branch twice.
+        """
+        return cls(hashlib.sha256(b"subordinate" + superior.to_bytes()).digest()[:16])
+
 
 @dataclass(frozen=True, slots=True, order=True)
 class Attempt:

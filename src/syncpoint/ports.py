@@ -254,3 +254,33 @@ class Link(Protocol):
     def peers(self) -> Sequence[Peer]:
         """Those connected now, by name."""
         ...
+
+
+# --- Exchange ----------------------------------------------------------------------------------------
+
+
+class Exchange(Protocol):
+    """Questions and answers between the managers of a tree (B10). An address is whatever the transport understands.
+
+    An answer may never come; a question may arrive twice, late, or after its asker has given up. Who is asked must
+    know.
+    """
+
+    @property
+    def address(self) -> str:
+        """Where this manager is reached by others. It should outlive restarts: it is written into journals (A6)."""
+        ...
+
+    def serve(self, answer: Callable[[Message], Any], *, runtime: Runtime, guid: Guid, random: Random) -> None:
+        """Called once the manager is ready: from now on each question is answered by the script `answer(question)`.
+        A script that raises gives no answer. `guid` is the manager's coordinator: who it is to the others."""
+        ...
+
+    def ask(self, address: str, question: Message, seconds: float) -> Any:
+        """A script: the answer, waited for at most so long. Raises ResourceUnavailable (certainly not asked),
+        ConnectionLost (no answer: whether it was taken is unknown)."""
+        ...
+
+    def close(self) -> None:
+        """No more questions, in either direction. Never raises."""
+        ...

@@ -72,6 +72,10 @@ class Prepared(KeyedRecord, frozen=True, array_like=True, kw_only=True, tag="pre
 
     superior: bytes
     branches: tuple[BranchEntry, ...]
+    identifier: bytes = b""  # what the superior calls this branch of its transaction: by it the outcome is asked for
+
+    def read_identifier(self) -> Identifier:
+        return Identifier.from_bytes(self.identifier)
 
 
 class End(KeyedRecord, frozen=True, array_like=True, kw_only=True, tag="end"):
@@ -166,6 +170,7 @@ def _check(record: AnyRecord) -> None:
         _expect(len(record.guid) == 16, "a GUID has 16 bytes")
     if isinstance(record, Prepared):
         _expect(len(record.superior) == 16, "a GUID has 16 bytes")
+        _expect_identifier(record.identifier)
 
 
 def _expect_identifier(raw: bytes) -> None:

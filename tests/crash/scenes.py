@@ -110,8 +110,9 @@ def load() -> dict[str, Scene]:
         scenes_operators,
         scenes_own,
         scenes_recovery,
+        scenes_trees,
     )
 
     loaded = (scenes_commit, scenes_databases, scenes_lent, scenes_memory, scenes_operators, scenes_recovery)
-    assert all((*loaded, scenes_copies, scenes_journal, scenes_own))
+    assert all((*loaded, scenes_copies, scenes_journal, scenes_own, scenes_trees))
     return SCENES

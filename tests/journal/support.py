@@ -162,7 +162,8 @@ def abort(of: Key) -> Abort:
 
 
 def prepared(of: Key) -> Prepared:
-    return Prepared(**key_fields(of), superior=b"S" * 16, branches=())
+    superior = Identifier(Guid(b"S" * 16), of.transaction, of.attempt, BranchNumber(1))
+    return Prepared(**key_fields(of), superior=b"S" * 16, branches=(), identifier=superior.to_bytes())
 
 
 def heuristic(of: Key, *, at_ms: int = 5, branch: int = 1) -> Heuristic:

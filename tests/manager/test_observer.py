@@ -143,7 +143,13 @@ def test_durations_are_the_managers_clock(bench: AsyncBench, notebook: Notebook)
 
 
 def test_every_state_and_every_step_has_its_phase() -> None:
-    assert set(State) - set(PHASES) == {State.ACTIVE, State.COMMITTED, State.ABORTED, State.UNSETTLED}
+    assert set(State) - set(PHASES) == {
+        State.ACTIVE,
+        State.COMMITTED,
+        State.ABORTED,
+        State.UNSETTLED,
+        State.IN_DOUBT,
+    }
     assert set(What) == set(STEPS)
 
 

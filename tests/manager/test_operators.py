@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 import syncpoint
-from syncpoint.ids import Incarnation, Key
+from syncpoint.ids import BranchNumber, Guid, Identifier, Incarnation, Key
 from syncpoint.manager.reports import OutcomeState
 from syncpoint.records import Abort, Prepared, key_fields
 from syncpoint.resources.base import Answer
@@ -166,7 +166,8 @@ def test_show_names_every_kind_of_event(bench: Bench) -> None:
     with bench.ghost() as ghost:
         first, second = ghost.key("x"), ghost.key("x")
         ghost.force(Abort(**key_fields(first), why="it lost a race"))
-        ghost.force(Prepared(**key_fields(second), superior=b"S" * 16, branches=()))
+        asked = Identifier(Guid(b"S" * 16), second.transaction, second.attempt, BranchNumber(1)).to_bytes()
+        ghost.force(Prepared(**key_fields(second), superior=b"S" * 16, branches=(), identifier=asked))
         timeline = {event.what: event.detail for event in bench.manager().show("x").timeline}
     assert timeline["decided: abort"] == "it lost a race"
     assert "voted yes under a superior" in timeline

@@ -22,6 +22,19 @@ def summary() -> Summary:
     return summary
 
 
+OF_TREES = {
+    "a context was refused by its superior",
+    "a manager came too late to join",
+    "a part's time was over before it was asked for its vote",
+    "a superior could not be asked",
+    "a superior was asked for an outcome, and knew it",
+    "a vote was asked before the block had ended",
+    "a vote was asked of a work that is lost",
+    "an earlier process's promise got its outcome",
+}
+"""The simulator's applications are in no tree: tests/trees/ reaches these."""
+
+
 def test_nothing_is_broken(summary: Summary) -> None:
     told = [f"{outcome.violations[0]}\n  {replay(outcome, Options())}" for outcome in summary.failed]
     assert told == []
@@ -40,7 +53,7 @@ def test_every_mark_that_was_reached_stands_in_the_source(summary: Summary) -> N
     marks = all_marks()
     assert len(marks) == len(set(marks)) > 20
     assert set(summary.marks) <= set(marks)
-    assert len(set(marks) - set(summary.marks)) <= 12, "a few seeds reach most of them; 1,000 all"
+    assert len(set(marks) - set(summary.marks) - OF_TREES) <= 12, "a few seeds reach most of them; 1,000 all"
 
 
 def test_the_same_seed_is_the_same_world() -> None:

@@ -50,6 +50,7 @@ _STYLES = {
     "live": "cyan",
     "running": "cyan",
     "presumed-abort": "yellow",
+    "in-doubt": "yellow",
     "pending": "yellow",
     "undecided": "yellow",
     "elsewhere": "blue",

@@ -137,7 +137,7 @@ class IdempotencyMiddleware:
 
     async def _keyed(self, key: str, scope: Scope, receive: Receive, send: Send) -> None:
         # The whole body first: no lock is held while a slow client sends it.
-        body = await _read_body(scope, receive, self._body_size_max)
+        body = await read_body(scope, receive, self._body_size_max)
         if body is None:
             return
         if isinstance(body, Problem):
@@ -213,7 +213,7 @@ async def send_reply(send: Send, reply: Reply) -> None:
     await send({"type": "http.response.body", "body": reply.body, "more_body": False})
 
 
-async def _read_body(scope: Scope, receive: Receive, size_max: int) -> bytes | Problem | None:
+async def read_body(scope: Scope, receive: Receive, size_max: int) -> bytes | Problem | None:
     """The request's body; a Problem when it is too large, None when the client has gone."""
     announced = [value for name, value in scope["headers"] if name.lower() == b"content-length"]
     if announced and is_larger(announced[0], size_max):

@@ -17,7 +17,7 @@ from typing import Any
 from syncpoint.integrations import problems
 from syncpoint.integrations.idempotency import Reply, header_size_bytes
 from syncpoint.integrations.problems import Problem
-from syncpoint.manager.aio import AsyncTransaction, AsyncTransactionBlock
+from syncpoint.manager.aio import AsyncJoinBlock, AsyncTransaction, AsyncTransactionBlock
 from syncpoint.manager.base import should_retry
 
 SCOPE_KEY = "syncpoint.transaction"
@@ -37,7 +37,7 @@ class RolledBack(Exception):
 class Held:
     """A transaction block that one place enters and another leaves, once."""
 
-    def __init__(self, block: AsyncTransactionBlock) -> None:
+    def __init__(self, block: AsyncTransactionBlock | AsyncJoinBlock) -> None:
         self._block = block
         self._transaction: AsyncTransaction | None = None
         self.has_ended = False
@@ -67,7 +67,8 @@ class Exchange:
     """The application's `receive` and `send` while it is in the transaction.
 
     Parameters: `held` has been entered; `body` is the request's; `receive` is the server's; `answer` sends a whole
-    reply to the client; `what` names the request in the log; the others are the middleware's.
+    reply to the client; `what` names the request in the log; without `keeps` the reply is not kept for a resend (a
+    part of another manager's transaction); the others are the middleware's.
     """
 
     def __init__(
@@ -81,6 +82,7 @@ class Exchange:
         never_kept: Collection[bytes],
         reply_size_max: int,
         what: str,
+        keeps: bool = True,
     ) -> None:
         self._held = held
         self._body: bytes | None = body
@@ -90,6 +92,7 @@ class Exchange:
         self._never_kept = never_kept
         self._reply_size_max = reply_size_max
         self._what = what
+        self._keeps = keeps
         self._status = 0
         self._headers: list[tuple[bytes, bytes]] = []
         self._chunks: list[bytes] = []
@@ -198,7 +201,8 @@ class Exchange:
             await self._answer(reply)
             return
         try:
-            tx.set_result(reply.to_keep(self._never_kept).to_value())
+            if self._keeps:
+                tx.set_result(reply.to_keep(self._never_kept).to_value())
             await self._held.commit()
         except Exception as error:
             await self._held.abort(error)

@@ -49,7 +49,7 @@ except ImportError as error:
 __all__ = ["STATUSES", "PrometheusObserver", "enable"]
 
 BUCKETS_S = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0)
-STATUSES = ("live", "decided-commit", "presumed-abort", "elsewhere", "unknown-coordinator", "foreign")
+STATUSES = ("live", "in-doubt", "decided-commit", "presumed-abort", "elsewhere", "unknown-coordinator", "foreign")
 """Why a branch is in doubt, in the words of `syncpoint in-doubt`."""
 OUTCOMES = (*EndedAs, "aborted_retryable")
 

@@ -21,6 +21,7 @@ from syncpoint.records import (
     CoordinatorKnown,
     Heuristic,
     KeyedRecord,
+    Prepared,
     Record,
     Resolved,
     ResourceKnown,
@@ -69,6 +70,12 @@ class View:
     coordinators: frozenset[Guid] = frozenset()
     """Coordinators this journal answers for: its own, and adopted ones."""
 
+    promised: Mapping[Key, Prepared] = field(default_factory=dict)
+    """Prepared records without an outcome that this process must see finished: its own, and inherited ones."""
+
+    promised_elsewhere: Mapping[Key, Prepared] = field(default_factory=dict)
+    """The same, of other living processes."""
+
 
 @dataclass(frozen=True, slots=True)
 class Story:
@@ -93,6 +100,9 @@ class Journal(ABC):
 
     database: Guid | None = None
     """The GUID of the database that the journal lives in: a branch there can carry the decision (`decision`)."""
+
+    keeps_promises: bool = False
+    """Whether Prepared records are kept and shown in `View.promised`: a manager can take part under another."""
 
     @abstractmethod
     def open(self, runtime: Runtime) -> Script[None]:

@@ -57,6 +57,8 @@ class FolderJournal(Journal):
     with an id is kept after its commit; `segment_size_bytes_max`, bytes after which what has ended is dropped.
     """
 
+    keeps_promises = True
+
     def __init__(
         self,
         path: str,

@@ -39,6 +39,7 @@ class Index:
         self.kept: dict[Key, Commit] = {}
         """Ended, but a user's id may be sent again: kept for the retention."""
         self.prepared: dict[Key, Prepared] = {}
+        """Promised to a superior, which has not said yet."""
         self.aborts: dict[Key, Abort] = {}
         self.heuristics: dict[Branch, Heuristic] = {}
         self.resolutions: dict[Branch, Resolved] = {}
@@ -86,7 +87,8 @@ class Index:
             case End():
                 self._end(record.key)
             case Prepared():
-                self.prepared[record.key] = record
+                if record.key not in self.aborts and self._attempts.get(record.key.transaction) != record.key:
+                    self.prepared[record.key] = record
             case Abort():
                 self.prepared.pop(record.key, None)
                 self.aborts[record.key] = record
@@ -104,6 +106,7 @@ class Index:
                 raise AssertionError(f"no such record: {record!r}")
 
     def _commit(self, record: Commit) -> None:
+        self.prepared.pop(record.key, None)  # what was promised is decided
         if record.key not in self.kept:
             self.unended[record.key] = record
             self._attempts[record.key.transaction] = record.key

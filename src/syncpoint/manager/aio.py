@@ -13,11 +13,12 @@ import os
 import weakref
 from collections.abc import Awaitable, Callable, Iterable, Mapping
 from contextvars import Token
+from dataclasses import replace
 from types import TracebackType
 from typing import Any, ParamSpec, Self, TypeVar
 
 from syncpoint.errors import AlreadyCommitted, ManagerClosed, TransactionTimeout
-from syncpoint.manager import commit, context, operators
+from syncpoint.manager import commit, context, joining, operators
 from syncpoint.manager.assembly import Plan, ResourceSpec
 from syncpoint.manager.base import (
     BaseTransaction,
@@ -31,6 +32,7 @@ from syncpoint.manager.base import (
     should_retry,
     whoami,
 )
+from syncpoint.manager.contexts import Context, ContextLike
 from syncpoint.manager.observer import Observer
 from syncpoint.manager.reports import (
     HeuristicEntry,
@@ -41,6 +43,7 @@ from syncpoint.manager.reports import (
     TransactionReport,
 )
 from syncpoint.manager.results import digest_of
+from syncpoint.manager.tree import Part, Tree
 from syncpoint.ports import Clock, Disk, Random
 from syncpoint.runners.aio import AsyncRunner
 from syncpoint.steps import Script
@@ -141,6 +144,50 @@ class AsyncTransactionBlock:
             await self._manager._abort(transaction, error)
 
 
+class AsyncJoinBlock:
+    """What `manager.join()` returns: an async context manager. As `syncpoint.manager.sync.JoinBlock`."""
+
+    def __init__(self, manager: AsyncTransactionManager, sent: ContextLike, *, authenticated: bool) -> None:
+        self._manager = manager
+        self._sent = sent
+        self._authenticated = authenticated
+        self._part: Part | None = None
+        self._transaction: AsyncTransaction | None = None
+        self._token: Token[context.Stack] | None = None
+
+    async def __aenter__(self) -> AsyncTransaction:
+        manager = self._manager
+        await manager._ensure_current_process()
+        joined: list[Part] = []
+
+        def join() -> Script[Part]:
+            joined.append(
+                (yield from joining.join(manager._core, self._sent, authenticated=self._authenticated)),
+            )
+            return joined[0]
+
+        try:
+            part = await manager._run(join())
+        except BaseException as error:
+            for one in joined:  # cancelled just as it had joined: nobody will leave it
+                await manager._run(joining.leave(manager._core, one, error))
+            raise
+        self._part, self._transaction = part, AsyncTransaction(manager, part.work)
+        self._token = context.push(self._transaction)
+        part.work.core.watch.entered(part.work)
+        return self._transaction
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        assert self._part is not None
+        assert self._transaction is not None
+        assert self._token is not None
+        context.pop(self._token, self._transaction)
+        block_left(self._part.work, error)
+        await self._manager._run(joining.leave(self._manager._core, self._part, error))
+
+
 class AsyncTransactionManager:
     """Transactions over several databases, for asyncio. One event loop; as many tasks as you like.
 
@@ -159,6 +206,7 @@ class AsyncTransactionManager:
         random: Random | None = None,
         disk: Disk | None = None,
         observers: Iterable[Observer] = (),
+        tree: Tree | None = None,
     ) -> None:
         self._plan = Plan.of(
             journal,
@@ -170,6 +218,7 @@ class AsyncTransactionManager:
             random=random,
             disk=disk,
             observers=observers,
+            tree=tree,
         )
         self._runner = AsyncRunner()
         self._core = self._plan.build(self._runner, "async")
@@ -242,6 +291,7 @@ class AsyncTransactionManager:
         """A forked child gets a new incarnation and new pools (DESIGN section 3)."""
         if self._pid != os.getpid() and self._is_open:
             self._is_open = False
+            self._plan = replace(self._plan, tree=None)  # the parent goes on answering at that address
             self._core = self._plan.build(self._runner, "async")
             await self.open()
 
@@ -292,6 +342,14 @@ class AsyncTransactionManager:
                     raise
             await self._runner.run(pause(core, tries))
             tries += 1
+
+    def export(self) -> Context:
+        """As `TransactionManager.export`; it does not wait."""
+        return context.export_current(self)
+
+    def join(self, context: ContextLike, *, authenticated: bool = False) -> AsyncJoinBlock:
+        """As `TransactionManager.join`, as an `async with` block."""
+        return AsyncJoinBlock(self, context, authenticated=authenticated)
 
     async def _begin(self, block: AsyncTransactionBlock) -> Any:
         await self._ensure_current_process()

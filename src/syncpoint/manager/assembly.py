@@ -17,6 +17,7 @@ from syncpoint.journal.urls import address_of, database_journal, is_database, sp
 from syncpoint.manager.core import Core
 from syncpoint.manager.handle import lagging_journal
 from syncpoint.manager.observer import Observer
+from syncpoint.manager.tree import Tree
 from syncpoint.ports import Clock, Disk, Random, Runtime
 from syncpoint.resources.base import Mode
 from syncpoint.resources.pool import POOL_SIZE_MAX
@@ -41,6 +42,7 @@ class Plan:
     disk: Disk
     observers: list[Observer]
     """May grow; every core made from this plan tells the same."""
+    tree: Tree | None = None
 
     @classmethod
     def of(
@@ -55,6 +57,7 @@ class Plan:
         random: Random | None,
         disk: Disk | None,
         observers: Iterable[Observer],
+        tree: Tree | None = None,
     ) -> Plan:
         """A plan with the real ports where none is given."""
         return cls(
@@ -67,6 +70,7 @@ class Plan:
             random=random or SystemRandom(),
             disk=disk or SystemDisk(),
             observers=list(observers),
+            tree=tree,
         )
 
     def build(self, runtime: Runtime, mode: Mode) -> Core:
@@ -95,6 +99,7 @@ class Plan:
             background=self.background,
             address=address_of(self.journal),
             observers=self.observers,
+            tree=self.tree,
         )
 
     def _journal(self, mode: Mode, lagging: Set[str] = frozenset()) -> Journal:

@@ -9,13 +9,16 @@ import os
 from collections.abc import Callable, Sequence
 from typing import Any, Literal
 
-from syncpoint.errors import ConfigurationError, SyncpointError, TransactionAborted
+from syncpoint.errors import ConfigurationError, NotAllowed, SyncpointError, TransactionAborted
+from syncpoint.manager import exporting
 from syncpoint.manager.branch import driver_errors
+from syncpoint.manager.contexts import Context
 from syncpoint.manager.core import Core
 from syncpoint.manager.results import digest_of, encode_result, fingerprint_of
 from syncpoint.manager.transaction import Work
 from syncpoint.protocol.coordinator import State
 from syncpoint.protocol.judgement import Result
+from syncpoint.protocol.subordinate import Subordinate
 from syncpoint.steps import Script, Sleep
 
 Wait = Literal["applied", "decided"]
@@ -76,10 +79,22 @@ class BaseTransaction:
             self.work.cancel("its result cannot be stored", error)
             raise
 
+    def export(self) -> Context:
+        """A context with which one other manager can take part: send its `headers` or `as_dict()` along. For each
+        call to another service a new one. Raises TransactionEnded, ConfigurationError (this manager is in no tree)."""
+        return exporting.export(self.work)
+
     def after_commit(self, callback: Callable[[], Any]) -> None:
         """Call `callback()` once the transaction is decided commit. Not called when it aborts; lost in a crash.
-        An exception in it is logged, never raised: the transaction is committed."""
+        An exception in it is logged, never raised: the transaction is committed.
+
+        Raises NotAllowed in a joined transaction: its outcome comes when the block is long over, or after a restart."""
         self.work.check_active()
+        if isinstance(self.work.coordinator, Subordinate):
+            raise NotAllowed(
+                "after_commit() has no meaning where a transaction is only taken part in.",
+                advice="Do it where the transaction was begun.",
+            )
         self.work.callbacks.append(callback)
 
     @property

@@ -29,6 +29,7 @@ from syncpoint.marks import sometimes
 from syncpoint.protocol.coordinator import Decided, Effects, Send, Standing, State, What
 from syncpoint.protocol.judgement import Result
 from syncpoint.protocol.recovery import Settled
+from syncpoint.protocol.subordinate import Subordinate
 from syncpoint.protocol.words import HEURISTICS, Answer
 from syncpoint.records import Abort, Commit, End, Heuristic, Record, key_fields
 from syncpoint.resources.base import Choice, Vote
@@ -43,15 +44,7 @@ Event: TypeAlias = Callable[[], Effects]
 
 def commit(work: Work) -> Script[None]:
     """Commit the transaction. Raises what the caller must know: see `conclude`."""
-    if work.core.clock.monotonic() > work.deadline:
-        work.cancel("its time was over", work.timeout_error())
-    for check in work.checks:
-        why = check()
-        if why:
-            work.retryable = False
-            work.cancel(why)
-    if work.cancelled:
-        work.coordinator.withdraw(work.cancelled)
+    _last_checks(work)
     writers = yield from _writers(work)
     effects = work.coordinator.commit(writers, _decided(work), decider=_decider(work, writers))
     left = yield from _carry_out(work, effects, until_decided=not work.wait_applied)
@@ -63,15 +56,64 @@ def commit(work: Work) -> Script[None]:
     conclude(work)
 
 
+def _last_checks(work: Work) -> None:
+    """Before anybody is asked for a vote: nobody may join any more, and what speaks against it is the own vote no."""
+    with work.core.mutex:
+        work.is_closed = True
+    if work.core.clock.monotonic() > work.deadline:
+        work.cancel("its time was over", work.timeout_error())
+    for check in work.checks:
+        why = check()
+        if why:
+            work.retryable = False
+            work.cancel(why)
+    if work.cancelled:
+        work.coordinator.withdraw(work.cancelled)
+
+
 def abort(work: Work, why: str, error: BaseException | None = None) -> Script[None]:
     """Abort it: nothing of it stays anywhere. Never raises for a database's sake.
 
     To `error`, if it is that of an expired wait, a note is added that names who held what (DESIGN section 3).
     """
     work.error = work.error or error
+    with work.core.mutex:
+        work.is_closed = True
     if work.coordinator.state is State.ACTIVE:
         yield from _carry_out(work, work.coordinator.abort(why))
     yield from finish(work)
+
+
+def vote(work: Work) -> Script[Choice]:
+    """Its superior asks a subordinate for its vote: YES only when its Prepared record is forced (S-I1). Until it is
+    told the outcome it stays live; after another vote it has ended. Raises OutcomePending when the journal has
+    failed: then there is no vote."""
+    coordinator = subordinate(work)
+    if coordinator.vote is None:
+        _last_checks(work)
+        writers = yield from _writers(work)
+        yield from _carry_out(work, coordinator.prepare(writers, _decided(work)))
+        if coordinator.vote is not Choice.YES:
+            yield from finish(work)
+    assert coordinator.vote is not None, f"{coordinator!r} has no vote"
+    return coordinator.vote
+
+
+def obey(work: Work, *, commit: bool) -> Script[bool]:
+    """A subordinate in doubt is told the outcome. Returns whether it is certain to be finished: False when the journal
+    did not take its Commit record, and it is in doubt still. Raises OutcomePending when the journal has failed."""
+    coordinator = subordinate(work)
+    yield from _carry_out(work, coordinator.told(commit=commit))
+    if coordinator.state is State.IN_DOUBT:
+        return False
+    yield from finish(work)
+    return True
+
+
+def subordinate(work: Work) -> Subordinate:
+    """The coordinator of a work that has joined."""
+    assert isinstance(work.coordinator, Subordinate)
+    return work.coordinator
 
 
 def finish(work: Work) -> Script[None]:
@@ -85,7 +127,7 @@ def finish(work: Work) -> Script[None]:
     work.core.ended(work)
     # Not before: a pass that runs while it is live leaves its branches alone, and the next is seconds away.
     for resource in work.coordinator.pending:
-        work.branches[resource].handle.wake.set()
+        work.core.handle(resource).wake.set()
 
 
 def _hand_over(work: Work) -> None:
@@ -371,6 +413,7 @@ def _decided(work: Work) -> Decided:
         user_id=work.user_id,
         fingerprint=work.fingerprint,
         result=work.result,
+        by_vote=any(branch.handle.resource.needs_vote for branch in work.branches.values()),
     )
 
 

@@ -9,7 +9,9 @@ from __future__ import annotations
 from contextvars import ContextVar, Token
 from typing import TypeAlias
 
+from syncpoint.errors import ConfigurationError
 from syncpoint.manager.base import BaseTransaction
+from syncpoint.manager.contexts import Context
 
 Stack: TypeAlias = tuple[BaseTransaction, ...]
 
@@ -42,3 +44,13 @@ def current() -> BaseTransaction | None:
         if not transaction.work.ended:
             return transaction
     return None
+
+
+def export_current(manager: object) -> Context:
+    """See `TransactionManager.export`."""
+    transaction = innermost(manager)
+    if transaction is None:
+        raise ConfigurationError(
+            "There is no running transaction of this manager to export.", advice="Call it in a transaction's block."
+        )
+    return transaction.export()

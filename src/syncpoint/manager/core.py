@@ -23,11 +23,12 @@ from syncpoint.errors import (
 )
 from syncpoint.ids import Attempt, Identifier, Incarnation, Key, TransactionId
 from syncpoint.journal.base import Journal, View
-from syncpoint.manager import deciding, recovery
+from syncpoint.manager import answering, deciding, promises, recovery
 from syncpoint.manager.handle import ResourceHandle
 from syncpoint.manager.observer import Observer
 from syncpoint.manager.results import decode_result
 from syncpoint.manager.transaction import Work
+from syncpoint.manager.tree import Place, Tree
 from syncpoint.manager.watch import Watch
 from syncpoint.marks import sometimes
 from syncpoint.ports import Clock, Random, Runtime, Signal
@@ -69,6 +70,7 @@ class Core:
         background: bool = True,
         address: str = "",
         observers: list[Observer] | None = None,
+        tree: Tree | None = None,
     ) -> None:
         self.journal = journal
         self.runtime = runtime
@@ -78,6 +80,8 @@ class Core:
         self.timeout_s = timeout_s
         self.background = background
         self.address = address
+        self.tree = tree
+        self.place = Place()
         self.mutex = runtime.mutex()
         self.watch = Watch([] if observers is None else observers, clock)
         sizes = pool_sizes or {}
@@ -88,7 +92,7 @@ class Core:
         for name in lagging:
             self.handles[name].lags = True
         for resource in resources:
-            resource.attach(lambda identifier: recovery.ruling(self, identifier), runtime)
+            self._attach(resource)
         self.live: dict[Key, Work] = {}
         self.quiet = runtime.signal()
         """Set when no transaction is live: what `close` waits for."""
@@ -107,6 +111,8 @@ class Core:
         self.failure: SyncpointError | None = None
         self.closing = False
         self._tasks: list[Task] = []
+        self._tends = False
+        """The background runs: whatever is added is tended too."""
         self.shutdown = runtime.signal()
         """Set when waiting is over: the manager closes, or its journal has failed."""
 
@@ -139,6 +145,13 @@ class Core:
             yield from self._close_all()
             raise
         self.watch.started(self.journal.incarnation, tuple(self.handles))
+        if self.tree is not None:
+            self.tree.exchange.serve(
+                lambda question: answering.answer(self, question),
+                runtime=self.runtime,
+                guid=self.journal.coordinator,
+                random=self.random,
+            )
         if self.background:
             yield from recovery.recover_all(self)
             self._spawn_background()
@@ -152,8 +165,29 @@ class Core:
 
     def _spawn_background(self) -> None:
         self._tasks.append(self.runtime.spawn(self._watch(), "watch for dead processes"))
-        for handle in self.handles.values():
+        with self.mutex:
+            self._tends = True
+            handles = list(self.handles.values())
+        for handle in handles:
             self._tasks.append(self.runtime.spawn(self._tend(handle), f"recovery of {handle.name}"))
+        if self.tree is not None:
+            self._tasks.append(self.runtime.spawn(promises.tend(self), "promises to superiors"))
+
+    def _attach(self, resource: Resource) -> None:
+        resource.attach(lambda identifier: recovery.ruling(self, identifier), self.runtime)
+
+    def add_resource(self, resource: Resource, pool_size_max: int) -> ResourceHandle:
+        """One more, while it runs; the one that goes by that name, if there is one already."""
+        made = ResourceHandle(resource, self.journal, self.runtime, self.clock, self.random, pool_size_max)
+        with self.mutex:
+            if resource.name in self.handles:
+                return self.handles[resource.name]
+            self._attach(resource)
+            self.handles = {**self.handles, resource.name: made}  # a new one: others may be going through the old
+            tends = self._tends and not self.closing
+        if tends:
+            self._tasks.append(self.runtime.spawn(self._tend(made), f"recovery of {resource.name}"))
+        return made
 
     def _watch(self) -> Script[None]:
         """Notice processes that died, and have their branches looked for at once."""
@@ -181,9 +215,10 @@ class Core:
     def _take_over(self, inherited: frozenset[Incarnation]) -> None:
         sometimes("took over from a process that died")
         self.watch.took_over(inherited)
-        self._wake_all()
+        self.wake_all()
 
-    def _wake_all(self) -> None:
+    def wake_all(self) -> None:
+        """Have every resource's branches looked for now."""
         for handle in self.handles.values():
             handle.wake.set()
 
@@ -214,6 +249,8 @@ class Core:
 
     def _close_all(self) -> Script[None]:
         self.closing = True
+        if self.tree is not None:
+            self.tree.exchange.close()
         for handle in self.handles.values():
             yield from handle.close()
         yield from self.journal.close()
@@ -236,6 +273,7 @@ class Core:
             for branch in work.branches.values():
                 branch.sessions.abandon()
         self.live.clear()
+        self.place = Place()
         self.deciding.clear()
         for handle in self.handles.values():
             handle.abandon()
@@ -286,11 +324,15 @@ class Core:
             wait_applied=wait_applied,
         )
         work.claimed = user_id is not None
+        self.enter(work)
+        return work
+
+    def enter(self, work: Work) -> None:
+        """It lives from now on: recovery leaves it alone."""
         with self.mutex:
             self.live[work.key] = work
             self.quiet.clear()
         self.watch.begun(work)
-        return work
 
     def _claim(self, transaction: TransactionId, user_id: str, fingerprint: bytes) -> Script[None]:
         claim = yield from self.journal.claim(transaction)
@@ -324,6 +366,8 @@ class Core:
         work.ended = True
         with self.mutex:
             self.live.pop(work.key, None)
+            for ticket in work.tickets:
+                self.place.tickets.pop(ticket, None)
             if not self.live:
                 self.quiet.set()
         self._release(work)
@@ -352,7 +396,7 @@ class Core:
             claimed = self.deciding.pop(key, False)
         if claimed:
             self.journal.release(key.transaction)
-        self._wake_all()
+        self.wake_all()
 
     def owe(self, records: Sequence[Record]) -> None:
         """The journal did not take these: recovery writes them."""

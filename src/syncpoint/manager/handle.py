@@ -96,6 +96,10 @@ class ResourceHandle:
         finally:
             self.contact_gate.release()
 
+    def met(self, guid: Guid) -> None:
+        """It has come to us by itself, and said who it is (a subordinate manager): no first contact is needed."""
+        self.guid, self._introduced = guid, self.journal.incarnation
+
     def _contact(self, deadline: float) -> Script[Guid]:
         session = yield from self.service.acquire(deadline)
         try:

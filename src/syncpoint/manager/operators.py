@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from syncpoint.errors import ConfigurationError, SyncpointError, TransactionRunning
 from syncpoint.ids import Guid, Identifier, Incarnation, Key, TransactionId
 from syncpoint.journal.base import Story, View
-from syncpoint.manager import recovery
+from syncpoint.manager import promises, recovery
 from syncpoint.manager.handle import ResourceHandle
 from syncpoint.manager.reports import (
     BranchReport,
@@ -128,7 +128,7 @@ def in_doubt(core: Core) -> Script[list[InDoubtBranch]]:
             fate = Fate.FOREIGN
             if branch.identifier is not None:
                 fate, _ = yield from recovery.judge_found(core, branch.identifier, facts)
-            entry = recovery.describe(handle, branch, fate, core)
+            entry = recovery.describe(handle, branch, fate, core, promises.waiting_for(core, view))
             if branch.identifier is not None:
                 if branch.identifier in seen:
                     continue  # two names for one server: its branches are listed once

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 from syncpoint.errors import JournalError, JournalUnavailable, JournalUncertain, SyncpointError
 from syncpoint.ids import Attempt, Guid, Identifier, Incarnation, Key
 from syncpoint.journal.base import View
-from syncpoint.manager import deciding
+from syncpoint.manager import deciding, promises
 from syncpoint.manager.handle import ResourceHandle
 from syncpoint.manager.reports import InDoubtBranch
 from syncpoint.marks import sometimes
@@ -40,6 +40,7 @@ EXPLANATIONS = {
     Fate.LIVE: ("live", "A living process is working on it."),
     Fate.ELSEWHERE: ("elsewhere", "Decided; another living process is finishing it."),
     Fate.COMMIT: ("decided-commit", "Its decision is commit; recovery finishes it."),
+    Fate.PROMISED: ("in-doubt", "It has voted yes under a superior, which decides."),
     Fate.ABORT: ("presumed-abort", "No decision exists and none can appear: recovery rolls it back."),
 }
 
@@ -57,7 +58,9 @@ class PassResult:
 
 
 def recover_all(core: Core) -> Script[dict[str, PassResult]]:
-    """One pass over every resource, side by side."""
+    """Ask superiors for what is promised to them, then one pass over every resource, side by side."""
+    if core.tree is not None:
+        yield from promises.settle(core)
     handles = list(core.handles.values())
     outcomes = yield Gather([recover_resource(core, handle) for handle in handles], "recover every resource")
     results: dict[str, PassResult] = {}
@@ -147,6 +150,7 @@ def look_around(core: Core) -> Script[tuple[Attempt, View, Facts]]:
         elsewhere=view.elsewhere,
         decisions=listed(view.decisions),
         forced={Identifier.from_bytes(record.identifier): record.commit for record in resolved},
+        promised={*view.promised, *view.promised_elsewhere},
     )
     return ceiling, view, facts
 
@@ -176,7 +180,7 @@ def _finish_found(
     if fate is Fate.LIVE:
         sometimes("recovery left a living transaction alone")
     if fate not in (Fate.COMMIT, Fate.ABORT):
-        result.left.append(describe(handle, branch, fate, core))
+        result.left.append(describe(handle, branch, fate, core, promises.waiting_for(core, view)))
         return
     commit = fate is Fate.COMMIT
     answer = yield from handle.finish(
@@ -283,10 +287,14 @@ def _state_in(commit: Commit, identifier: Identifier) -> bytes:
     return next((entry.state for entry in commit.branches if entry.identifier == raw), b"")
 
 
-def describe(handle: ResourceHandle, branch: Found, fate: Fate, core: Core) -> InDoubtBranch:
-    """One line of `syncpoint in-doubt`."""
+def describe(
+    handle: ResourceHandle, branch: Found, fate: Fate, core: Core, waiting: Mapping[Key, str] | None = None
+) -> InDoubtBranch:
+    """One line of `syncpoint in-doubt`. `waiting` says for whom those wait that are in doubt under a superior."""
     status, explanation = EXPLANATIONS[fate]
     identifier = branch.identifier
+    if identifier is not None and waiting and identifier.key in waiting and fate in (Fate.PROMISED, Fate.LIVE):
+        status, explanation = EXPLANATIONS[Fate.PROMISED][0], waiting[identifier.key]
     age = None if branch.prepared_at_ms is None else max(0, core.clock.wall_ms() - branch.prepared_at_ms)
     return InDoubtBranch(
         transaction=str(identifier.transaction) if identifier else "",

@@ -11,6 +11,7 @@ import os
 import weakref
 from collections.abc import Callable, Iterable, Mapping
 from contextvars import Token
+from dataclasses import replace
 from types import TracebackType
 from typing import Any, ParamSpec, Self, TypeVar
 
@@ -21,7 +22,7 @@ from syncpoint.errors import (
     TransactionError,
     TransactionTimeout,
 )
-from syncpoint.manager import commit, context, operators
+from syncpoint.manager import commit, context, joining, operators
 from syncpoint.manager.assembly import Plan, ResourceSpec
 from syncpoint.manager.base import (
     BaseTransaction,
@@ -35,6 +36,7 @@ from syncpoint.manager.base import (
     should_retry,
     whoami,
 )
+from syncpoint.manager.contexts import Context, ContextLike
 from syncpoint.manager.observer import Observer
 from syncpoint.manager.reports import (
     HeuristicEntry,
@@ -45,6 +47,7 @@ from syncpoint.manager.reports import (
     TransactionReport,
 )
 from syncpoint.manager.results import digest_of
+from syncpoint.manager.tree import Part, Tree
 from syncpoint.ports import Clock, Disk, Random
 from syncpoint.resources.pool import Sessions
 from syncpoint.runners.threads import ThreadRunner
@@ -162,14 +165,45 @@ class TransactionBlock:
             self._manager._abort(transaction, error)
 
 
+class JoinBlock:
+    """What `manager.join()` returns: a context manager. The block is this manager's part of its superior's
+    transaction."""
+
+    def __init__(self, manager: TransactionManager, sent: ContextLike, *, authenticated: bool) -> None:
+        self._manager = manager
+        self._sent = sent
+        self._authenticated = authenticated
+        self._part: Part | None = None
+        self._transaction: Transaction | None = None
+        self._token: Token[context.Stack] | None = None
+
+    def __enter__(self) -> Transaction:
+        manager = self._manager
+        part = manager._run(joining.join(manager._core, self._sent, authenticated=self._authenticated))
+        self._part, self._transaction = part, Transaction(manager, part.work)
+        self._token = context.push(self._transaction)
+        part.work.core.watch.entered(part.work)
+        return self._transaction
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        assert self._part is not None
+        assert self._transaction is not None
+        assert self._token is not None
+        context.pop(self._token, self._transaction)
+        block_left(self._part.work, error)
+        self._manager._run(joining.leave(self._manager._core, self._part, error))
+
+
 class TransactionManager:
     """Transactions over several databases, for blocking code. Safe to use from many threads.
 
     Parameters: `journal` is where decisions are durable: a folder. `resources` maps names to URLs, or to tables
     with `url` and options. `scope` keeps the ids of different applications apart. `timeout` is in seconds, for one
     transaction. `background=False` starts no recovery (for commands). `observers` are told what happens
-    (`syncpoint.manager.observer`). Constructing touches nothing; `open()` or the `with` block does. Raises
-    ConfigurationError.
+    (`syncpoint.manager.observer`). With `tree` it exports and joins transactions (docs/trees.md). Constructing
+    touches nothing; `open()` or the `with` block does. Raises ConfigurationError.
     """
 
     def __init__(
@@ -184,6 +218,7 @@ class TransactionManager:
         random: Random | None = None,
         disk: Disk | None = None,
         observers: Iterable[Observer] = (),
+        tree: Tree | None = None,
     ) -> None:
         self._plan = Plan.of(
             journal,
@@ -195,6 +230,7 @@ class TransactionManager:
             random=random,
             disk=disk,
             observers=observers,
+            tree=tree,
         )
         self._runner = ThreadRunner()
         self._core = self._plan.build(self._runner, "sync")
@@ -266,6 +302,7 @@ class TransactionManager:
     def _reopen_in_child(self) -> None:
         """A forked child gets a new incarnation and new pools (DESIGN section 3)."""
         self._is_open = False
+        self._plan = replace(self._plan, tree=None)  # the parent goes on answering at that address
         self._core = self._plan.build(self._runner, "sync")
         self.open()
 
@@ -328,6 +365,27 @@ class TransactionManager:
                     raise
             self._run(pause(core, tries))
             tries += 1
+
+    def export(self) -> Context:
+        """A context of the running transaction (`tx.export()`), to be sent to another service, which joins with it.
+
+        Raises ConfigurationError: outside a transaction of this manager, or in no tree."""
+        return context.export_current(self)
+
+    def join(self, context: ContextLike, *, authenticated: bool = False) -> JoinBlock:
+        """Take part in another manager's transaction, as a `with` block that gives a transaction like any other. At the
+        block's end nothing is committed: the superior asks for the vote, decides, and tells.
+
+        Parameters: `context`, what the superior exported: its text, or the headers or dict that it came in.
+        `authenticated`: you vouch for where it came from (mutual TLS); else it must be signed with a key that `tree`
+        has.
+
+        Entering raises ContextRefused, ResourceUnavailable (the superior cannot be reached); leaving raises
+        TransactionAborted when the part was aborted meanwhile. An exception in the block aborts the part, and so all
+        of it.
+        """
+        self._ensure_current_process()
+        return JoinBlock(self, context, authenticated=authenticated)
 
     def _ensure_current_process(self) -> None:
         if self._pid != os.getpid() and self._is_open:

@@ -6,7 +6,7 @@ Both facades (sync.py, aio.py) wrap the same `Work`. Not for: the end of a trans
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from syncpoint.errors import ResourceUnavailable, TransactionEnded, TransactionTimeout
 from syncpoint.ids import Key
@@ -17,10 +17,19 @@ from syncpoint.steps import Script, Wait
 
 if TYPE_CHECKING:
     from syncpoint.manager.core import Core
+    from syncpoint.messages import Message
     from syncpoint.ports import Signal
     from syncpoint.resources.base import Session
 
 Callback = Callable[[], Any]
+
+
+class Used(NamedTuple):
+    """Who has joined with a ticket, and what it was answered."""
+
+    guid: bytes
+    attempt: int
+    answer: Message
 
 
 class Work:
@@ -39,10 +48,12 @@ class Work:
         "ended",
         "error",
         "fingerprint",
+        "is_closed",
         "key",
         "result",
         "retryable",
         "savepoints",
+        "tickets",
         "timeout_s",
         "told",
         "user_id",
@@ -58,6 +69,7 @@ class Work:
         fingerprint: bytes,
         timeout_s: float,
         wait_applied: bool,
+        coordinator: Coordinator | None = None,
     ) -> None:
         self.core = core
         self.key = key
@@ -66,15 +78,19 @@ class Work:
         self.timeout_s = timeout_s
         self.wait_applied = wait_applied
         self.deadline = core.clock.monotonic() + timeout_s
-        self.coordinator = Coordinator(key, core.journal.coordinator)
+        self.coordinator = coordinator or Coordinator(key, core.journal.coordinator)
         self.branches: dict[str, Branch] = {}
         self.callbacks: list[Callback] = []
         self.checks: list[Callable[[], str]] = []
         """Asked before the commit: why it must not be, or nothing. For integrations that keep work of their own."""
+        self.tickets: dict[bytes, Used | None] = {}
+        """Of the contexts that were exported, and who has joined with them: with each only one."""
         self.savepoints: list[str] = []
         """Open nested blocks, outermost first."""
         self.result: bytes | None = None
         self.claimed = False
+        self.is_closed = False
+        """Its end has begun: no other manager joins any more. Changed under the core's mutex."""
         self.told = False
         """Its caller was told "committed", with phase two still to come (wait="decided")."""
         self.cancelled = ""

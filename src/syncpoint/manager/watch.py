@@ -62,6 +62,7 @@ log = logging.getLogger("syncpoint")
 
 PHASES = {
     State.PREPARING: Phase.PREPARE,
+    State.PROMISING: Phase.PREPARE,
     State.DECIDING: Phase.DECIDE,
     State.COMMITTING: Phase.COMMIT,
     State.ONE_PHASE: Phase.ONE_PHASE,
@@ -88,6 +89,7 @@ _INTERRUPTED = {
     State.DECIDING: EndedAs.OUTCOME_PENDING,
     State.ONE_PHASE: EndedAs.OUTCOME_PENDING,
     State.UNSETTLED: EndedAs.OUTCOME_PENDING,
+    State.IN_DOUBT: EndedAs.OUTCOME_PENDING,
 }
 """How it came out when its end was interrupted in this state; in all others nothing was decided: aborted."""
 _ANSWERS: tuple[tuple[type[SyncpointError], ResendAnswer], ...] = (

@@ -131,6 +131,8 @@ class Decided:
     at_ms: int
     required: bool = False
     """A record is forced even if at most one branch wrote: the transaction has an id."""
+    by_vote: bool = False
+    """A branch is asked for its vote even if it is the only one: a subordinate never decides for its superior."""
     scope: str = ""
     user_id: str | None = None
     fingerprint: bytes = b""
@@ -190,7 +192,7 @@ class Coordinator:
         assert writing <= self.branches.keys(), f"writers that are no branches: {sorted(writing)}"
         assert decider is None or decider in writing, f"a decider that did not write: {decider}"
         idle = [Send(What.RELEASE, number) for number in self.branches if number not in writing]
-        if decided.required or len(writing) > 1:
+        if decided.required or len(writing) > 1 or (writing and decided.by_vote):
             self._move(Input.COMMIT)
             self._decided, self.decider = decided, decider
             voters = [number for number in self.branches if number in writing and number != decider]
@@ -252,8 +254,12 @@ class Coordinator:
         if not yes and not self._decided.required and self.decider is None:
             self._move(Input.LAST_VOTE_NOTHING)  # O02: nothing written
             return self._tell([])
+        return self._all_yes(yes, self._decided)
+
+    def _all_yes(self, yes: list[BranchView], decided: Decided) -> Effects:
+        """Every branch that wrote has voted yes: the decision is ours. (A subordinate's is its superior's.)"""
         self._move(Input.LAST_VOTE_COMMIT)
-        record = self._commit_record(yes, self._decided)
+        record = self._commit_record(yes, decided)
         if self.decider is not None:
             self._mark([Send(What.DECIDE, self.decider)], Standing.DECIDING)
         return Effects(force=(record,), through=self.decider)
@@ -269,21 +275,24 @@ class Coordinator:
     def _commit_record(self, yes: list[BranchView], decided: Decided) -> Commit:
         return Commit(
             **key_fields(self.key),
-            branches=tuple(  # C-I4
-                BranchEntry(
-                    resource=branch.resource,
-                    guid=branch.guid.raw,
-                    identifier=self.identifier(branch.number).to_bytes(),
-                    state=branch.state,
-                )
-                for branch in yes
-            ),
+            branches=self._entries(yes),
             at_ms=decided.at_ms,
             scope=decided.scope,
             user_id=decided.user_id,
             fingerprint=decided.fingerprint,
             result=decided.result,
             decided_at="" if self.decider is None else self.branches[self.decider].resource,
+        )
+
+    def _entries(self, yes: list[BranchView]) -> tuple[BranchEntry, ...]:
+        return tuple(  # C-I4
+            BranchEntry(
+                resource=branch.resource,
+                guid=branch.guid.raw,
+                identifier=self.identifier(branch.number).to_bytes(),
+                state=branch.state,
+            )
+            for branch in yes
         )
 
     # --- the decision ----------------------------------------------------------------------------------------

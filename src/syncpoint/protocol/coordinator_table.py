@@ -23,6 +23,10 @@ class State(Enum):
     ABORTED = auto()
     UNSETTLED = auto()
     """A one-phase commit whose reply was lost and which nothing could settle yet."""
+    PROMISING = auto()
+    """A subordinate's: all branches voted yes, and its Prepared record is being forced."""
+    IN_DOUBT = auto()
+    """A subordinate's: it has voted yes, and only its superior knows the outcome."""
 
 
 class Input(Enum):
@@ -44,6 +48,12 @@ class Input(Enum):
     ONE_COMMITTED = auto()
     ONE_ABORTED = auto()
     ONE_LOST = auto()
+    LAST_VOTE_PROMISE = auto()
+    PROMISED = auto()
+    NOT_PROMISED = auto()
+    TOLD_COMMIT = auto()
+    TOLD_ABORT = auto()
+    COMMIT_LOST = auto()
 
 
 S, I = State, Input  # noqa: E741  # the table reads like one
@@ -72,6 +82,13 @@ _LEGAL: dict[tuple[State, Input], State] = {
     (S.UNSETTLED, I.ONE_COMMITTED): S.COMMITTED,
     (S.UNSETTLED, I.ONE_ABORTED): S.ABORTED,
     (S.UNSETTLED, I.ONE_LOST): S.UNSETTLED,
+    # A subordinate's (subordinate.py): nobody else gets these inputs.
+    (S.PREPARING, I.LAST_VOTE_PROMISE): S.PROMISING,
+    (S.PROMISING, I.PROMISED): S.IN_DOUBT,
+    (S.PROMISING, I.NOT_PROMISED): S.ABORTING,
+    (S.IN_DOUBT, I.TOLD_COMMIT): S.DECIDING,
+    (S.IN_DOUBT, I.TOLD_ABORT): S.ABORTING,
+    (S.DECIDING, I.COMMIT_LOST): S.IN_DOUBT,
 }
 
 NEXT: dict[tuple[State, Input], State | None] = {pair: _LEGAL.get(pair) for pair in product(State, Input)}

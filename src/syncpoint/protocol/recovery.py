@@ -9,6 +9,7 @@ Facts must be gathered in this order: scan the prepared branches, then read who 
     another living process has its record ........ ELSEWHERE            left alone
     an operator has forced it .................... as forced
     a Commit record lists this identifier ........ COMMIT               (O27)
+    a Prepared record promised it to a superior .. PROMISED             left in doubt: the superior's (A7, B10)
     otherwise .................................... ABORT                presumed (O26, O32), orphans too (O58)
 
 What is absent proves something only to the process that keeps the records: one that was taken for dead, rightly or
@@ -35,6 +36,7 @@ class Fate(Enum):
     LIVE = auto()
     ELSEWHERE = auto()
     COMMIT = auto()
+    PROMISED = auto()
     ABORT = auto()
 
 
@@ -51,6 +53,8 @@ class Facts:
     """Commit records to finish here: key to the identifiers they list. A record speaks only for those."""
     forced: Mapping[Identifier, bool] = field(default_factory=dict)
     """What an operator forced: identifier to commit or not."""
+    promised: Container[Key] = ()
+    """Transactions that voted yes under a superior, whose word they have not got yet."""
 
 
 def fate_of(identifier: Identifier | None, facts: Facts) -> Fate:
@@ -66,7 +70,9 @@ def fate_of(identifier: Identifier | None, facts: Facts) -> Fate:
     if identifier in facts.forced:
         return Fate.COMMIT if facts.forced[identifier] else Fate.ABORT
     listed = facts.decisions.get(identifier.key)
-    return Fate.COMMIT if listed is not None and identifier in listed else Fate.ABORT
+    if listed is not None:
+        return Fate.COMMIT if identifier in listed else Fate.ABORT
+    return Fate.PROMISED if identifier.key in facts.promised else Fate.ABORT
 
 
 class Missing(Enum):

@@ -153,6 +153,8 @@ class Resource(ABC):
     """The vote's state information can redo the branch (SQLite)."""
     can_decide: ClassVar[bool] = False
     """A branch can carry the decision when the journal lives in its own database (`decide`)."""
+    needs_vote: ClassVar[bool] = False
+    """It never commits in one phase: the only branch is asked for its vote too (a subordinate manager)."""
     option_names: ClassVar[frozenset[str]] = frozenset()
     """Options of the URL (or configuration table) it understands, besides `pool_size_max`."""
 

@@ -101,7 +101,9 @@ records_by_kind: Mapping[type[AnyRecord], SearchStrategy[AnyRecord]] = {
         decided_at=texts,
     ),
     Abort: _keyed(Abort, why=texts),
-    Prepared: _keyed(Prepared, superior=sixteen_bytes, branches=_branches),
+    Prepared: _keyed(
+        Prepared, superior=sixteen_bytes, branches=_branches, identifier=identifiers.map(Identifier.to_bytes)
+    ),
     End: _keyed(End),
     Resolved: _keyed(Resolved, **_one_branch, commit=st.booleans(), reason=texts, who=texts),
     Heuristic: _keyed(Heuristic, **_one_branch, outcome=texts, decided=texts, detail=texts),

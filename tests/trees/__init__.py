@@ -1,0 +1,1 @@
+"""Trees of managers: a transaction that crosses services."""
