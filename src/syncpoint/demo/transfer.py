@@ -34,7 +34,7 @@ from rich.table import Table
 import syncpoint
 from syncpoint.demo.bank import Audit, Bank, audit
 from syncpoint.demo.chaos import Chaos, Server, WorkerSlot
-from syncpoint.demo.worker import read_log
+from syncpoint.demo.client import read_log
 from syncpoint.errors import ConfigurationError
 from syncpoint.ids import TransactionId
 from syncpoint.testing.servers.mariadb import MariadbServer
