@@ -1,0 +1,242 @@
+"""`syncpoint demo takeover`: transfers across two sites, while resource managers, nodes and services are lost and
+replaced; then every acknowledged transfer is compared with the data, from outside.
+
+    {"takeovers": n, "committed": n, "redone_committed": n, "lost": 0, "duplicated": 0, "torn": 0, "in_doubt": 0,
+     "takeover_ms": {"p50": x, "max": x}, "old_primary_refused": true, …}
+
+Every transfer leaves its id at a bank (PostgreSQL), in an audit (SQLite) and as a file, all of the service "orders",
+and in a stock (SQLite) of the service "stock", which takes part in a tree below. `redone_committed` counts the
+transfers that were decided, and missing in a resource manager's data, at the moment it was killed, and were there when
+its backup opened. `takeover_ms` is from the kill to that moment. Also: `aborted`, `node_kills`, `service_kills`,
+`zombies`, `total_before` and `total_after`. Not for: the parts (takeover_services, takeover_sites, takeover_chaos).
+"""
+
+from __future__ import annotations
+
+import json as json_module
+import statistics
+import tempfile
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.live import Live
+from rich.table import Table
+
+from syncpoint.demo.bank import Bank, audit
+from syncpoint.demo.client import read_log
+from syncpoint.demo.takeover_chaos import Chaos
+from syncpoint.demo.takeover_sites import SITE_OF, Site, Supervisor, make_sites
+from syncpoint.demo.takeover_watch import Watch
+from syncpoint.demo.transfer import print_report
+from syncpoint.errors import ConfigurationError
+from syncpoint.testing.servers.base import wait_until
+from syncpoint.testing.servers.postgres import PostgresServer
+
+SECONDS = 30.0
+TAKEOVERS_WANTED = 12
+"""In a run of the usual length; it goes on until it has its part of them, on a busy machine too."""
+EXTRA_S_MAX = 120.0
+HUNT_S_MAX = 2.0
+PAUSE_S = 0.3
+START_S_MAX = 60.0
+DRAIN_S_MAX = 60.0
+ZEROS = ("lost", "duplicated", "torn", "in_doubt")
+
+
+@dataclass
+class Stage:
+    """Everything that runs."""
+
+    bank: Bank
+    sites: tuple[Site, Site]
+    supervisor: Supervisor
+    chaos: Chaos
+    total_before: int
+    folder: Path
+
+    @property
+    def orders_log(self) -> Path:
+        return self.sites[0].service.log
+
+
+def run(seconds: float = SECONDS, json: bool = False, seed: int = 1) -> int:
+    """Run the demonstration for about `seconds`; returns the exit code: 0 if every promise was kept."""
+    if not PostgresServer.available():
+        raise ConfigurationError(
+            "The demonstration needs a PostgreSQL server and its driver.", advice="Run: pip install 'syncpoint[demo]'"
+        )
+    console = Console(stderr=True)
+    with ExitStack() as stack:
+        stage = _set_up(stack, console, seed)
+        _perform(stage, seconds, console)
+        report = _report(stage, console)
+    if json:
+        print(json_module.dumps(report))
+    else:
+        print_report(report, ZEROS, Console())
+    return 0 if keeps_promises(report) else 1
+
+
+def keeps_promises(report: dict[str, Any]) -> bool:
+    """Whether nothing in a report breaks a promise."""
+    whole = report["total_before"] == report["total_after"]
+    return all(report[name] == 0 for name in ZEROS) and whole and report["old_primary_refused"]
+
+
+# --- set-up ----------------------------------------------------------------------------------------------------
+
+
+def _set_up(stack: ExitStack, console: Console, seed: int) -> Stage:
+    console.print("Starting a private database server, two nodes, two services and their resource managers …")
+    folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="syncpoint-")))
+    postgres = stack.enter_context(PostgresServer())
+    (folder / "files").mkdir()
+    bank = Bank(
+        {
+            "bank": postgres.create_database("bank"),
+            "audit": f"sqlite:///{folder / 'audit.db'}",
+            "stock": f"sqlite:///{folder / 'stock.db'}",
+            "files": f"files://{folder / 'files'}",
+        }
+    )
+    bank.make_tables()
+    sites = make_sites(folder, bank, seed)
+    slots = [slot for site in sites for slot in site.all]
+    watches = {site.name: stack.enter_context(Watch(f"site-{site.name}", f"unix://{site.socket}")) for site in sites}
+    chaos = Chaos(bank, sites, {name: watch.lines for name, watch in watches.items()}, seed)
+    supervisor = Supervisor(slots)
+    stage = Stage(bank, sites, supervisor, chaos, bank.total(), folder)
+    for slot in slots:
+        slot.start()
+        stack.callback(slot.stop, 0.0)
+    supervisor.start()
+    stack.callback(supervisor.stop)
+    try:
+        wait_until(lambda: all(chaos.is_open(name) for name in SITE_OF), "all resource managers are open", START_S_MAX)
+        wait_until(lambda: _counts(stage)["committed"] > 0, "the first transfer", START_S_MAX)
+    except BaseException:
+        _show_complaints(stage, console)
+        raise
+    return stage
+
+
+# --- the run -----------------------------------------------------------------------------------------------------
+
+
+def _perform(stage: Stage, seconds: float, console: Console) -> None:
+    until = time.monotonic() + seconds
+    trouble: list[BaseException] = []
+    chaos = threading.Thread(target=_chaos, args=(stage, until, seconds, trouble), daemon=True)
+    chaos.start()
+    with Live(_progress(stage, seconds), console=console, refresh_per_second=4, transient=True) as live:
+        while chaos.is_alive():
+            chaos.join(0.25)
+            live.update(_progress(stage, max(0.0, until - time.monotonic())))
+    if trouble:
+        _show_complaints(stage, console)
+        raise trouble[0]
+
+
+def _chaos(stage: Stage, until: float, seconds: float, trouble: list[BaseException]) -> None:
+    wanted = max(1, min(TAKEOVERS_WANTED, round(TAKEOVERS_WANTED * seconds / SECONDS)))
+    acts = _acts(stage.chaos)
+    tally = stage.chaos.tally
+    try:
+        for number in range(10_000):
+            late = time.monotonic() - until
+            enough = len(tally.takeover_ms) >= wanted and tally.redone and tally.zombies
+            if late > 0 and (enough or late > EXTRA_S_MAX):
+                break
+            acts[number % len(acts)]()
+            stage.supervisor.wait(PAUSE_S)
+    except BaseException as error:
+        trouble.append(error)
+
+
+def _acts(chaos: Chaos) -> list[Callable[[], None]]:
+    """What goes wrong, in turns; the zombie early, so that a short run has one."""
+    return [
+        lambda: chaos.kill_resource("audit", HUNT_S_MAX),
+        lambda: chaos.freeze_resource("audit"),
+        lambda: chaos.kill_resource("stock", HUNT_S_MAX),
+        lambda: chaos.kill_resource("files", HUNT_S_MAX),
+        lambda: chaos.kill_service("b"),
+        lambda: chaos.kill_resource("audit", 0.0),
+        lambda: chaos.kill_with_node("audit", HUNT_S_MAX),
+        lambda: chaos.kill_service("a"),
+        lambda: chaos.kill_resource("files", HUNT_S_MAX),
+        lambda: chaos.kill_node("b"),
+        lambda: chaos.kill_resource("stock", 0.0),
+        lambda: chaos.kill_with_node("stock", HUNT_S_MAX),
+        lambda: chaos.kill_resource("files", 0.0),
+        lambda: chaos.kill_node("a"),
+    ]
+
+
+def _progress(stage: Stage, left_s: float) -> Table:
+    counts, tally = _counts(stage), stage.chaos.tally
+    table = Table(title=f"transfers over {', '.join(stage.bank.urls)} at two sites: {left_s:.0f} s left")
+    for column in ("told committed", "tried again", "takeovers", "redone", "nodes killed", "services killed", "zombies"):
+        table.add_column(column, justify="right")
+    numbers = (
+        counts["committed"],
+        _aborted(counts),
+        len(tally.takeover_ms),
+        tally.redone,
+        tally.node_kills,
+        tally.service_kills,
+        tally.zombies,
+    )
+    table.add_row(*map(str, numbers))
+    return table
+
+
+def _counts(stage: Stage) -> Counter[str]:
+    return Counter(event for event, _ in read_log(stage.orders_log))
+
+
+def _aborted(counts: Counter[str]) -> int:
+    return counts["aborted"] + counts["retried"] + counts["failed"]
+
+
+# --- the audit -------------------------------------------------------------------------------------------------------
+
+
+def _report(stage: Stage, console: Console) -> dict[str, Any]:
+    console.print("Letting everything come to its end, then counting in the data …")
+    in_doubt = _drain(stage)
+    told = {what: event for event, what in read_log(stage.orders_log) if event in ("committed", "aborted")}
+    counted, counts, tally = audit(stage.bank, told), _counts(stage), stage.chaos.tally
+    _show_complaints(stage, console)
+    took = sorted(tally.takeover_ms) or [0.0]
+    return {
+        "takeovers": len(tally.takeover_ms),
+        "committed": counted.committed,
+        "redone_committed": tally.redone,
+        "lost": counted.lost + tally.not_redone,
+        "duplicated": counted.duplicated,
+        "torn": counted.torn,
+        "in_doubt": counted.in_doubt + in_doubt,
+        "takeover_ms": {"p50": round(statistics.median(took)), "max": round(took[-1])},
+        "old_primary_refused": tally.zombies == tally.zombies_refused > 0,
+        "aborted": _aborted(counts),
+        "node_kills": tally.node_kills,
+        "service_kills": tally.service_kills,
+        "zombies": tally.zombies,
+        "total_before": stage.total_before,
+        "total_after": stage.bank.total(),
+    }
+
+
+def _show_complaints(stage: Stage, console: Console) -> None:
+    for site in stage.sites:
+        for slot in site.all:
+            if slot.complaints():
+                console.print(f"[dim]{slot.name} wrote:[/]", slot.complaints()[-3000:], markup=False)
