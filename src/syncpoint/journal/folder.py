@@ -21,7 +21,7 @@ from typing import TypeVar
 from syncpoint.errors import JournalFailed, JournalRefused, ManagerClosed
 from syncpoint.ids import Attempt, Guid, Incarnation, Key, TransactionId
 from syncpoint.journal import gathering
-from syncpoint.journal.base import Claim, Journal, Story, Verdict, View
+from syncpoint.journal.base import Claim, Holding, Journal, Story, Verdict, View
 from syncpoint.journal.claims import Claims, TransactionClaim
 from syncpoint.journal.head import Paths, read_counter
 from syncpoint.journal.index import Index
@@ -31,7 +31,16 @@ from syncpoint.journal.segment import SegmentWriter
 from syncpoint.marks import sometimes
 from syncpoint.ports import Batcher, Clock, Disk, FileLock, Random, Runtime
 from syncpoint.protocol.admission import admit
-from syncpoint.records import Commit, CoordinatorKnown, End, Heuristic, Record, Resolved, ResourceKnown
+from syncpoint.records import (
+    Commit,
+    CoordinatorKnown,
+    End,
+    Heuristic,
+    Record,
+    Resolved,
+    ResourceIncarnation,
+    ResourceKnown,
+)
 from syncpoint.steps import Batch, Blocking, Script, Sleep
 
 T = TypeVar("T")
@@ -423,6 +432,17 @@ class FolderJournal(Journal):
     def resources(self) -> Sequence[ResourceKnown]:
         with self._mutex:
             return gathering.resources(self._index, self._neighbours)
+
+    def resource_incarnations(self) -> Sequence[ResourceIncarnation]:
+        """See `Journal.resource_incarnations`."""
+        with self._mutex:
+            return gathering.incarnations(self._index, self._neighbours)
+
+    def holding(self, guid: Guid) -> Script[Holding]:
+        """See `Journal.holding`. Raises JournalFailed."""
+        yield from self._catch_up()
+        with self._mutex:
+            return gathering.holding(self._index, self._noted_ends, self._neighbours, guid)
 
     def directory(self) -> Sequence[CoordinatorKnown]:
         with self._mutex:

@@ -34,6 +34,7 @@ _OWN = {
     "files": "syncpoint.resources.file_directory:FileDirectory",
     "mariadb": "syncpoint.resources.mariadb:MariadbResource",
     "memory": "syncpoint.resources.memory:MemoryResource",
+    "process": "syncpoint.resources.process:ProcessResource",
     "postgresql": "syncpoint.resources.postgres:PostgresResource",
     "sqlite": "syncpoint.resources.sqlite:SqliteResource",
 }
