@@ -20,7 +20,7 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -36,7 +36,8 @@ from syncpoint.demo.takeover_sites import SITE_OF, Site, Supervisor, make_sites
 from syncpoint.demo.takeover_watch import Watch
 from syncpoint.demo.transfer import print_report
 from syncpoint.errors import ConfigurationError
-from syncpoint.testing.servers.base import wait_until
+from syncpoint.resources.sqlite_note import NOTE_SUFFIX, decode_note
+from syncpoint.testing.servers.base import ServerFailed, wait_until
 from syncpoint.testing.servers.postgres import PostgresServer
 
 SECONDS = 30.0
@@ -47,6 +48,7 @@ HUNT_S_MAX = 2.0
 PAUSE_S = 0.3
 START_S_MAX = 60.0
 DRAIN_S_MAX = 60.0
+STOP_S_MAX = 20.0
 ZEROS = ("lost", "duplicated", "torn", "in_doubt")
 
 
@@ -109,7 +111,7 @@ def _set_up(stack: ExitStack, console: Console, seed: int) -> Stage:
     bank.make_tables()
     sites = make_sites(folder, bank, seed)
     slots = [slot for site in sites for slot in site.all]
-    watches = {site.name: stack.enter_context(Watch(f"site-{site.name}", f"unix://{site.socket}")) for site in sites}
+    watches = {site.name: stack.enter_context(Watch(site.node_url)) for site in sites}
     chaos = Chaos(bank, sites, {name: watch.lines for name, watch in watches.items()}, seed)
     supervisor = Supervisor(slots)
     stage = Stage(bank, sites, supervisor, chaos, bank.total(), folder)
@@ -183,7 +185,15 @@ def _acts(chaos: Chaos) -> list[Callable[[], None]]:
 def _progress(stage: Stage, left_s: float) -> Table:
     counts, tally = _counts(stage), stage.chaos.tally
     table = Table(title=f"transfers over {', '.join(stage.bank.urls)} at two sites: {left_s:.0f} s left")
-    for column in ("told committed", "tried again", "takeovers", "redone", "nodes killed", "services killed", "zombies"):
+    for column in (
+        "told committed",
+        "tried again",
+        "takeovers",
+        "redone",
+        "nodes killed",
+        "services killed",
+        "zombies",
+    ):
         table.add_column(column, justify="right")
     numbers = (
         counts["committed"],
@@ -211,7 +221,7 @@ def _aborted(counts: Counter[str]) -> int:
 
 def _report(stage: Stage, console: Console) -> dict[str, Any]:
     console.print("Letting everything come to its end, then counting in the data …")
-    in_doubt = _drain(stage)
+    left = _drain(stage)
     told = {what: event for event, what in read_log(stage.orders_log) if event in ("committed", "aborted")}
     counted, counts, tally = audit(stage.bank, told), _counts(stage), stage.chaos.tally
     _show_complaints(stage, console)
@@ -223,7 +233,7 @@ def _report(stage: Stage, console: Console) -> dict[str, Any]:
         "lost": counted.lost + tally.not_redone,
         "duplicated": counted.duplicated,
         "torn": counted.torn,
-        "in_doubt": counted.in_doubt + in_doubt,
+        "in_doubt": left,
         "takeover_ms": {"p50": round(statistics.median(took)), "max": round(took[-1])},
         "old_primary_refused": tally.zombies == tally.zombies_refused > 0,
         "aborted": _aborted(counts),
@@ -233,6 +243,29 @@ def _report(stage: Stage, console: Console) -> dict[str, Any]:
         "total_before": stage.total_before,
         "total_after": stage.bank.total(),
     }
+
+
+def _drain(stage: Stage) -> int:
+    """Stop the transfers, wait until nothing is in doubt, then stop everything. Returns how much is left in doubt."""
+    stage.supervisor.stop()
+    for site in stage.sites:
+        site.service.stop(STOP_S_MAX)
+    with suppress(ServerFailed):
+        wait_until(lambda: not in_doubt(stage.bank), "nothing is in doubt", DRAIN_S_MAX)
+    for site in stage.sites:
+        for slot in (*site.resources, site.node):
+            slot.stop(STOP_S_MAX)
+    return in_doubt(stage.bank)
+
+
+def in_doubt(bank: Bank) -> int:
+    """Branches that have voted and have no outcome: prepared in PostgreSQL, or noted beside a SQLite file."""
+    with bank.observe("bank") as execute:
+        prepared = len(bank.prepared("bank", execute))
+    files = [bank.urls[name].removeprefix("sqlite:///") for name in ("audit", "stock")]
+    files.append(bank.urls["files"].removeprefix("files://") + "/.syncpoint/syncpoint.db")
+    notes = [Path(file + NOTE_SUFFIX) for file in files]
+    return prepared + sum(note.exists() and decode_note(note.read_bytes(), str(note)) is not None for note in notes)
 
 
 def _show_complaints(stage: Stage, console: Console) -> None:

@@ -63,6 +63,11 @@ class Site:
     resources: list[ProcessSlot] = field(default_factory=list)
 
     @property
+    def node_url(self) -> str:
+        """As a journal there has it."""
+        return _node_url(self.name, self.socket)
+
+    @property
     def all(self) -> list[ProcessSlot]:
         return [self.node, *self.resources, self.service]
 
@@ -81,6 +86,10 @@ class Supervisor:
 
     def start(self) -> None:
         self._thread.start()
+
+    def wait(self, seconds: float) -> None:
+        """Go on supervising for so long."""
+        self._stop.wait(seconds)
 
     def stop(self) -> None:
         self._stop.set()
@@ -102,7 +111,7 @@ def make_sites(folder: Path, bank: Bank, seed: int) -> tuple[Site, Site]:
             service=service,
             generation=0,
             threads=THREADS,
-            journal=f"node://unix://{socket}",
+            journal=_node_url(name, socket),
             resources=_resources_of(name, bank),
             log=str(folder / f"{service}.log"),
             seed=seed,
@@ -121,6 +130,10 @@ def make_sites(folder: Path, bank: Bank, seed: int) -> tuple[Site, Site]:
         site.resources += [slot for one in site.resource_names() for slot in _resource_slots(one, folder, config)]
         made.append(site)
     return made[0], made[1]
+
+
+def _node_url(site: str, socket: Path) -> str:
+    return f"node://unix://{socket}?name=site-{site}"
 
 
 def _resource_slots(name: str, folder: Path, config: Path) -> list[ProcessSlot]:
