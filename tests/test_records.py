@@ -79,7 +79,7 @@ def test_a_branch_tells_its_names() -> None:
 def test_the_bytes_never_change() -> None:
     """A journal written by an older Syncpoint must be read after an upgrade: fields in this order, new ones last."""
     key, identifier = (b"T" * 16, (7 << 32) | 9), IDENTIFIER.to_bytes()
-    entry = ("bank", b"G" * 16, identifier, b"s")
+    entry = ("bank", b"G" * 16, identifier, b"s", 0)
     known = {
         ("commit", *key, (entry,), 5, "scope", "id", b"f", b"r", 3, "ledger"): Commit(
             **key_fields(KEY),

@@ -32,6 +32,7 @@ class BranchEntry(msgspec.Struct, frozen=True, array_like=True, kw_only=True):
     guid: bytes
     identifier: bytes
     state: bytes = b""
+    incarnation: int = 0  # of the resource-manager process that voted (B7); 0: it is no process
 
     def read_identifier(self) -> Identifier:
         return Identifier.from_bytes(self.identifier)

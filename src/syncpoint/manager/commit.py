@@ -344,7 +344,8 @@ def _prepare(work: Work, number: BranchNumber, branch: Branch) -> Script[Event]:
         return lambda: coordinator.vote_lost(number, why)
     if vote.choice is Choice.NO:
         _note_refusal(work, vote)
-    return lambda: coordinator.voted(number, vote.choice, vote.state, f"{branch.handle.name} voted no: {vote.reason}")
+    why = f"{branch.handle.name} voted no: {vote.reason}"
+    return lambda: coordinator.voted(number, vote.choice, vote.state, why, incarnation=vote.incarnation)
 
 
 def _note_refusal(work: Work, vote: Vote) -> None:
