@@ -191,6 +191,8 @@ class AskStatus(Message, frozen=True, array_like=True, kw_only=True, tag="nj-ask
 
 class Status(Message, frozen=True, array_like=True, kw_only=True, tag="nj-status"):
     ready: bool
+    failed: bool = False
+    """Its disk has failed: it is about to end."""
     why: Text = ""
     incarnation: Number = 0
     coordinator: Annotated[bytes, msgspec.Meta(max_length=16)] = b""

@@ -12,7 +12,6 @@ Not for: what is asked (desks.py, journal_host.py), files and signals (cli/node.
 from __future__ import annotations
 
 import logging
-import threading
 from collections.abc import Mapping, Sequence
 from types import TracebackType
 from typing import Any, Self
@@ -44,7 +43,7 @@ CLOSE_S_MAX = 10.0
 class Node:
     """A site's node. Parameters: `settings`; `resources` as a manager takes them, for recovery; `scope` of users' ids.
 
-    `desks` may be added to before `open`. `stopped` is set when it has stopped by itself; `failure` says why.
+    `desks` may be added to before `open`. `failure` is why it answers no more, if its disk has failed.
     """
 
     def __init__(
@@ -63,8 +62,7 @@ class Node:
         self.disk: Disk = disk or SystemDisk()
         self.runtime = ThreadRunner()
         self.desks: list[Desk] = [self]
-        self.failure: SyncpointError | None = None
-        self.stopped = threading.Event()
+        self._failure: SyncpointError | None = None
         self._folder = settings.journal.removeprefix("file://")
         plan = Plan.of(
             self._folder,
@@ -195,10 +193,15 @@ class Node:
 
     def _failed(self, error: SyncpointError) -> None:
         """The disk has failed (R5): no further answers."""
-        if self.failure is None:
-            self.failure = error
+        if self._failure is None:
+            self._failure = error
             log.critical("Node %s stops: %s", self.settings.name, error)
-        self.stopped.set()
+            self.core.stop(error)
+
+    @property
+    def failure(self) -> SyncpointError | None:
+        """Why it answers no more (R5); None while it does."""
+        return self._failure or self.core.failure
 
     # --- what desks can reach ------------------------------------------------------------------------------------
 
@@ -260,10 +263,11 @@ class Node:
 
     def status(self) -> say.Status:
         """How it is: whether it can be worked with, who is connected, what recovery has trouble with."""
-        failure = self.failure or self.core.failure
+        failure = self.failure
         is_open = self._state == "open"
         return say.Status(
             ready=is_open and failure is None,
+            failed=failure is not None,
             why=failure.message if failure else "" if is_open else f"The node is {self._state}.",
             incarnation=self.journal.incarnation if is_open else 0,
             coordinator=self.journal.coordinator.raw if is_open else b"",
@@ -276,6 +280,7 @@ def as_document(status: say.Status) -> dict[str, Any]:
     """A status as JSON has it."""
     return {
         "ready": status.ready,
+        "failed": status.failed,
         "why": status.why,
         "incarnation": status.incarnation,
         "coordinator": str(Guid(status.coordinator)) if status.coordinator else None,
