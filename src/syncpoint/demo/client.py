@@ -60,7 +60,7 @@ def send(transfer: str, once: Callable[[], object], log: Log, stop: threading.Ev
             stop.wait(AGAIN_S)
         except Exception as error:
             # The user's own code or driver failed: the block was aborted. Nothing happened; try again.
-            log.write("failed", f"{transfer} {type(error).__name__}")
+            log.write("failed", f"{transfer} {type(error).__name__}: {' '.join(str(error).split())}")
             stop.wait(AGAIN_S)
         else:
             log.write("committed", transfer)

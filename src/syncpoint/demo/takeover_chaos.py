@@ -39,7 +39,7 @@ class Tally:
     takeover_ms: list[float] = field(default_factory=list)
     """From loss to open, of each."""
     redone: int = 0
-    """Transfers that were decided and missing when their resource manager was lost, and there when its backup opened."""
+    """Transfers decided, and missing in the data of a lost resource manager, that were there when its backup opened."""
     not_redone: int = 0
     node_kills: int = 0
     service_kills: int = 0
