@@ -25,7 +25,7 @@ from syncpoint.journal.node_link import Desk, answer_at
 from syncpoint.journal.node_messages import NODE_VOCABULARY
 from syncpoint.link.exchange import LinkExchange
 from syncpoint.link.peers import KnownPeer
-from syncpoint.link.settings import LinkSettings
+from syncpoint.link.settings import Limits, LinkSettings
 from syncpoint.manager.assembly import Plan, ResourceSpec
 from syncpoint.messages import Message
 from syncpoint.node.desks import PREFIXES, may_ask
@@ -38,6 +38,8 @@ from syncpoint.system import SystemClock, SystemDisk, SystemRandom
 log = logging.getLogger("syncpoint.node")
 
 CLOSE_S_MAX = 10.0
+SIGNS_OF_LIFE = 6
+"""So many are sent before silence counts as death."""
 
 
 class Node:
@@ -103,6 +105,7 @@ class Node:
             peers=peers,
             listen=settings.listen,
             tls=settings.tls,
+            limits=Limits(heartbeat_s=settings.dead_after_s / SIGNS_OF_LIFE, dead_after_s=settings.dead_after_s),
         )
 
     # --- open and close ------------------------------------------------------------------------------------------
