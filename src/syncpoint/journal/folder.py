@@ -63,7 +63,8 @@ class FolderJournal(Journal):
     """A journal in a folder on a local disk.
 
     Parameters: `path` of the folder, made when missing; `retention_s`, seconds for which the result of a transaction
-    with an id is kept after its commit; `segment_size_bytes_max`, bytes after which what has ended is dropped.
+    with an id is kept after its commit; `segment_size_bytes_max`, bytes after which what has ended is dropped; `heir`,
+    another open one of the same folder that alone takes over what the dead left (a node's), None: this one does too.
     """
 
     keeps_promises = True
@@ -77,8 +78,10 @@ class FolderJournal(Journal):
         random: Random,
         retention_s: float = RETENTION_S,
         segment_size_bytes_max: int = SEGMENT_SIZE_BYTES_MAX,
+        heir: FolderJournal | None = None,
     ) -> None:
         self.path = path
+        self._heir = heir
         self._disk = disk
         self._clock = clock
         self._random = random
@@ -157,7 +160,7 @@ class FolderJournal(Journal):
         self.coordinator = head.guid
         self._neighbours = Neighbours(self._disk, self._paths, self._mutex, self.coordinator, None)
         self._held.callback(self._neighbours.release)
-        self.incarnation, lock = verify_and_draw(self._disk, self._paths, self._neighbours)
+        self.incarnation, lock = verify_and_draw(self._disk, self._paths, self._neighbours, probe=self._heir is None)
         self._held.callback(lock.release)
         self._neighbours.own = self.incarnation
         self._claims = Claims(self._disk, self._paths.claims, self._mutex)
@@ -323,8 +326,11 @@ class FolderJournal(Journal):
     # --- reading -------------------------------------------------------------------------------------------------
 
     def _catch_up(self, *, inherit: bool = True) -> Script[None]:
-        """See what others have done until now; with `inherit`, take over what the dead left."""
+        """See what others have done until now; with `inherit`, take over what the dead left, or have it taken over."""
         self._check_usable()
+        if inherit and self._heir is not None:
+            yield from self._heir._catch_up()  # before we read on: its copies are seen below
+            inherit = False
         yield Batch(self._surveys, inherit, "journal survey")
         with self._mutex:
             is_anyone_dead = bool(self._neighbours.dead)
@@ -407,6 +413,11 @@ class FolderJournal(Journal):
             return gathering.view(
                 self._index, self._noted_ends, self._neighbours, own_guid=self.coordinator, inherited=inherited
             )
+
+    def has_promised(self, key: Key) -> bool:
+        """Whether a Prepared record without an outcome is held here: this process's own, or one taken over."""
+        with self._mutex:
+            return key in self._index.prepared and key not in self._noted_ends
 
     def unended(self, key: Key) -> Script[bool]:
         """See `Journal.unended`."""

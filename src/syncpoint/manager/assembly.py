@@ -14,6 +14,7 @@ from syncpoint.errors import ConfigurationError
 from syncpoint.journal.base import Journal
 from syncpoint.journal.folder import FolderJournal
 from syncpoint.journal.urls import address_of, database_journal, is_database, split_query
+from syncpoint.manager.at_node import is_at_node, node_journal
 from syncpoint.manager.core import Core
 from syncpoint.manager.handle import lagging_journal
 from syncpoint.manager.observer import Observer
@@ -103,12 +104,14 @@ class Plan:
         )
 
     def _journal(self, mode: Mode, lagging: Set[str] = frozenset()) -> Journal:
-        """A folder, a database's URL, or the name of a configured resource, whose database it then is."""
+        """A folder, a database's URL, the name of a configured resource, whose database it then is, or a node's URL."""
         if not self.journal:
             raise ConfigurationError(
                 "No journal is configured.",
                 advice='Give a folder, journal="./syncpoint-journal", or a database: its URL, or a resource\'s name.',
             )
+        if is_at_node(self.journal):
+            return node_journal(self.journal, clock=self.clock, random=self.random)
         if is_database(self.journal, self.resources):
             name = split_query(self.journal)[0]
             if name in lagging:
