@@ -293,14 +293,15 @@ class Registry:
             service.move(Input.NOT_FORCED)
             service.holder = None
 
-    def supersede(self, guid: Guid, at_ms: int = 0) -> Effects:
+    def supersede(self, guid: Guid, at_ms: int = 0, place: str = "") -> Effects:
         """Take its incarnation from whoever holds it, dead or alive: an operator's word, or its own trouble (T-I2). The
-        record needs no answer; until it is durable the old one is told to stop all the same."""
+        record needs no answer; until it is durable the old one is told to stop all the same. `place`: who did it."""
         service = self._services[guid]
         if service.state is State.NEVER_SEEN:
             return Effects()
         service.lose()
         service.draw()
+        service.place = place
         return Effects(force=(_record(service, at_ms),))
 
     # --- who is there ----------------------------------------------------------------------------------------
