@@ -13,6 +13,7 @@ from typing import Any
 from syncpoint.errors import ConfigurationError
 from syncpoint.journal.base import Journal
 from syncpoint.journal.folder import FolderJournal
+from syncpoint.journal.node import NodeJournal
 from syncpoint.journal.urls import address_of, database_journal, is_database, split_query
 from syncpoint.manager.at_node import is_at_node, node_journal
 from syncpoint.manager.core import Core
@@ -22,6 +23,7 @@ from syncpoint.manager.tree import Tree
 from syncpoint.ports import Clock, Disk, Random, Runtime
 from syncpoint.resources.base import Mode
 from syncpoint.resources.pool import POOL_SIZE_MAX
+from syncpoint.resources.process import ProcessResource
 from syncpoint.resources.registry import BACKUPS, make_resource
 from syncpoint.system import SystemClock, SystemDisk, SystemRandom
 
@@ -87,8 +89,13 @@ class Plan:
                 lagging.add(name)
             made = make_resource(name, table, mode=mode, clock=self.clock, random=self.random)
             resources.append(made)
+        journal = self._journal(mode, lagging)
+        if isinstance(journal, NodeJournal):
+            for one in resources:
+                if isinstance(one, ProcessResource):
+                    one.connect_through(journal.link.exchange, journal.link.node)
         return Core(
-            journal=self._journal(mode, lagging),
+            journal=journal,
             resources=resources,
             runtime=runtime,
             clock=self.clock,
