@@ -3,7 +3,8 @@
     site a   a node; the service "orders" over bank (PostgreSQL), audit (SQLite) and files (a directory)
     site b   a node; the service "stock" over stock (SQLite), in the tree below orders
 
-Resource managers other than PostgreSQL are processes. What the demonstration starts here, systemd would start on real
+Resource managers other than PostgreSQL are processes: audit and stock with a standby each, files started again by its
+node. What the demonstration starts here, systemd would start on real
 machines (deploy/). Not for: what goes wrong (takeover_chaos.py).
 """
 
@@ -20,6 +21,8 @@ from syncpoint.demo.processes import ProcessSlot
 from syncpoint.demo.takeover_services import ORDERS, STOCK, Plan
 
 THREADS = 4
+COMMAND = ("-c", "from syncpoint.cli import main; main()")
+"""`syncpoint`, of this very Python."""
 SUPERVISE_PERIOD_S = 0.05
 SITE_OF = {"audit": "a", "files": "a", "stock": "b"}
 """Where each resource-manager process runs."""
@@ -34,7 +37,20 @@ class CommandSlot(ProcessSlot):
         self._arguments = list(arguments)
 
     def arguments(self) -> list[str]:
-        return ["-c", "from syncpoint.cli import main; main()", *self._arguments]
+        return [*COMMAND, *self._arguments]
+
+
+class StandbySlot(ProcessSlot):
+    """A place for a resource manager's process: whoever comes later waits until it is needed."""
+
+    def __init__(self, name: str, folder: Path, resource: str, config: Path, *, is_first: bool) -> None:
+        super().__init__(name, folder)
+        self._command = ["resource", "run", resource, "--config", str(config)]
+        self._is_first = is_first
+
+    def arguments(self) -> list[str]:
+        standby = [] if self._is_first and self.generation == 1 else ["--standby"]
+        return [*COMMAND, *self._command, *standby]
 
 
 class ServiceSlot(ProcessSlot):
@@ -137,12 +153,10 @@ def _node_url(site: str, socket: Path) -> str:
 
 
 def _resource_slots(name: str, folder: Path, config: Path) -> list[ProcessSlot]:
-    """Two where one waits as a standby; one where it is started again."""
-    run = ["resource", "run", name, "--config", str(config)]
-    first = CommandSlot(name, folder, run)
+    """Two where one waits as a standby; none where the node itself starts it."""
     if BACKUP_OF[name] != "standby":
-        return [first]
-    return [first, CommandSlot(f"{name}-standby", folder, [*run, "--standby"])]
+        return []
+    return [StandbySlot(f"{name}-{number}", folder, name, config, is_first=number == 1) for number in (1, 2)]
 
 
 def _resources_of(site: str, bank: Bank) -> dict[str, str]:
