@@ -28,7 +28,7 @@ from syncpoint.errors import (
 )
 from syncpoint.ids import Attempt, Guid, Identifier
 from syncpoint.messages import Message
-from syncpoint.ports import Clock, Exchange, Random, Runtime
+from syncpoint.ports import Clock, Random, Runtime
 from syncpoint.resources import process_messages as messages
 from syncpoint.resources.base import (
     Answer,
@@ -49,7 +49,7 @@ from syncpoint.resources.pool import Turn
 from syncpoint.resources.process_connection import ProcessConnection, ProcessWork
 from syncpoint.resources.process_failures import CONNECTION_LOST, error_of
 from syncpoint.resources.process_messages import RESOURCE_VOCABULARY
-from syncpoint.resources.process_port import NodePort, Port, ServiceAway
+from syncpoint.resources.process_port import Asks, NodePort, Port, ServiceAway
 from syncpoint.steps import Script, Sleep
 
 __all__ = ["ProcessResource", "ProcessSession"]
@@ -123,7 +123,7 @@ class ProcessResource(Resource):
     def safe_url(self) -> str:
         return f"process://{self.served_name}"
 
-    def connect_through(self, exchange: Exchange, node: str) -> None:
+    def connect_through(self, exchange: Asks, node: str) -> None:
         """Reach the process over this manager's link to the node of that name. Before `attach`."""
         self.port = NodePort(exchange, node)
 

@@ -8,14 +8,14 @@ Not for: what the questions are (process_messages.py).
 
 from __future__ import annotations
 
-from typing import Protocol
+from typing import Any, Protocol
 
 from syncpoint.errors import ConnectionLost, ResourceUnavailable
-from syncpoint.ports import Exchange
+from syncpoint.messages import Message
 from syncpoint.resources.node_messages import Fenced, FromResource, NotServed, ToResource
 from syncpoint.steps import Script
 
-__all__ = ["NodePort", "Port", "ServiceAway"]
+__all__ = ["Asks", "NodePort", "Port", "ServiceAway"]
 
 
 class ServiceAway(ResourceUnavailable):
@@ -34,10 +34,16 @@ class Port(Protocol):
         ...
 
 
+class Asks(Protocol):
+    """What can put a question to the node: an exchange, or the node itself."""
+
+    def ask(self, address: str, question: Message, seconds: float) -> Any: ...
+
+
 class NodePort:
     """The port of a manager that has a link to its node: `node` is the node's name on it."""
 
-    def __init__(self, exchange: Exchange, node: str) -> None:
+    def __init__(self, exchange: Asks, node: str) -> None:
         self.exchange = exchange
         self.node = node
 
