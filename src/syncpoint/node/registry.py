@@ -254,7 +254,7 @@ class ResourceDesk:
         for service in held:
             self.say(service, "resigned")
             if service.standbys:
-                self.replace(service, "it has resigned")
+                self.noticed_loss(service, "it has resigned")
         return words.Noted()
         yield from ()
 

@@ -115,10 +115,10 @@ class _Watched:
 
 
 class Supervisor:
-    """Parameters: `desk`; `launcher` of processes; `random` for pauses; `patience`. `tend` is its life."""
+    """Parameters: `desk`; `launcher` of processes, None: there are only standbys; `random` for pauses; `patience`."""
 
     def __init__(
-        self, desk: ResourceDesk, launcher: Launcher, random: Random, patience: Patience | None = None
+        self, desk: ResourceDesk, launcher: Launcher | None, random: Random, patience: Patience | None = None
     ) -> None:
         self._desk = desk
         self._site = desk.site
@@ -295,7 +295,9 @@ class Supervisor:
         if service is not None:
             self._desk.say(service, "replacing", f"{self._by_whom(service, one.name)}: {one.why}")
         try:
-            if one.policy == RESTART:
+            if self._launcher is None:
+                log.error("The resource manager %s cannot be started here: this node starts no processes.", one.name)
+            elif one.policy == RESTART:
                 one.child = self._launcher.resource(one.name)
             else:
                 environment = {"SYNCPOINT_RESOURCE": one.name, "SYNCPOINT_INCARNATION": str(incarnation)}

@@ -261,6 +261,11 @@ class Resource(ABC):
         )
         yield from ()
 
+    def data_guid(self, session: Session) -> Script[Guid | None]:
+        """The data's GUID, read without a change and without waiting for a writer; None: they have none yet."""
+        return None
+        yield from ()
+
     def served_as(self, session: Session) -> Script[int]:
         """The highest incarnation that the data have seen; 0: none."""
         return 0

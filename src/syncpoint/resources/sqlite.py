@@ -205,6 +205,11 @@ class SqliteResource(Resource):
         ledger.leave_service(session.connection, incarnation)
         return True
 
+    def data_guid(self, session: Session) -> Script[Guid | None]:
+        connection = _ours(session).connection
+        guid: Guid | None = yield Blocking(lambda: ledger.read_guid(connection), "GUID")
+        return guid
+
     def served_as(self, session: Session) -> Script[int]:
         connection = _ours(session).connection
         seen: int = yield Blocking(lambda: ledger.read_incarnation(connection), "incarnation")
