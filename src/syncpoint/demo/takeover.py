@@ -20,11 +20,12 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable
-from contextlib import ExitStack, suppress
+from contextlib import ExitStack, closing, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import apsw
 from rich.console import Console
 from rich.live import Live
 from rich.table import Table
@@ -49,6 +50,7 @@ PAUSE_S = 0.3
 START_S_MAX = 60.0
 DRAIN_S_MAX = 60.0
 STOP_S_MAX = 20.0
+COMPLAINT_CHARS_MAX = 3000
 ZEROS = ("lost", "duplicated", "torn", "in_doubt")
 
 
@@ -259,17 +261,34 @@ def _drain(stage: Stage) -> int:
 
 
 def in_doubt(bank: Bank) -> int:
-    """Branches that have voted and have no outcome: prepared in PostgreSQL, or noted beside a SQLite file."""
+    """Branches that have voted and have no outcome: prepared in PostgreSQL; noted beside a SQLite file that has no
+    evidence of their commit."""
     with bank.observe("bank") as execute:
         prepared = len(bank.prepared("bank", execute))
     files = [bank.urls[name].removeprefix("sqlite:///") for name in ("audit", "stock")]
     files.append(bank.urls["files"].removeprefix("files://") + "/.syncpoint/syncpoint.db")
-    notes = [Path(file + NOTE_SUFFIX) for file in files]
-    return prepared + sum(note.exists() and decode_note(note.read_bytes(), str(note)) is not None for note in notes)
+    return prepared + sum(map(_stands, files))
+
+
+def _stands(file: str) -> bool:
+    note_file = Path(file + NOTE_SUFFIX)
+    note = decode_note(note_file.read_bytes(), str(note_file)) if note_file.exists() else None
+    if note is None:
+        return False
+    branch = note.identifier
+    with closing(apsw.Connection(file)) as connection:
+        connection.set_busy_timeout(5000)
+        found = connection.execute(
+            "SELECT 1 FROM syncpoint_evidence WHERE attempt = ? AND transaction_id = ?",
+            (branch.attempt.to_int(), branch.transaction.raw),
+        )
+        return found.fetchone() is None
 
 
 def _show_complaints(stage: Stage, console: Console) -> None:
     for site in stage.sites:
         for slot in site.all:
             if slot.complaints():
-                console.print(f"[dim]{slot.name} wrote:[/]", slot.complaints()[-3000:], markup=False)
+                console.print(
+                    f"{slot.name} wrote:\n{slot.complaints()[-COMPLAINT_CHARS_MAX:]}", markup=False, highlight=False
+                )

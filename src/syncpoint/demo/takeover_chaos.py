@@ -76,9 +76,10 @@ class Chaos:
         node = self.sites[SITE_OF[name]].node
         node.freeze()
         os.kill(pid, signal.SIGKILL)
+        lost_at = time.monotonic()
         node.kill()
         self.tally.node_kills += 1
-        self._await_backup(name, incarnation, None)
+        self._await_backup(name, incarnation, lost_at)
         self._count_redone(name, missing)
 
     def kill_node(self, site: str) -> None:
@@ -158,13 +159,12 @@ class Chaos:
         except apsw.BusyError:
             return self._decided()  # the stopped process holds a lock that readers need: no moment to look
 
-    def _await_backup(self, name: str, incarnation: int, lost_at: float | None) -> None:
+    def _await_backup(self, name: str, incarnation: int, lost_at: float) -> None:
         until = time.monotonic() + OPEN_S_MAX
         while time.monotonic() < until:
             line = self.line(name)
             if line is not None and line.state == "open" and line.incarnation > incarnation:
-                if lost_at is not None:
-                    self.tally.takeover_ms.append((time.monotonic() - lost_at) * 1000)
+                self.tally.takeover_ms.append((time.monotonic() - lost_at) * 1000)
                 return
             time.sleep(WATCH_PERIOD_S)
         raise TimeoutError(f"Nobody took over {name} in {OPEN_S_MAX:g} s: {self.line(name)}.")
