@@ -13,6 +13,7 @@ its backup opened. `takeover_ms` is from the kill to that moment. Also: `aborted
 
 from __future__ import annotations
 
+import functools
 import json as json_module
 import statistics
 import tempfile
@@ -114,7 +115,8 @@ def _set_up(stack: ExitStack, console: Console, seed: int) -> Stage:
     sites = make_sites(folder, bank, seed)
     slots = [slot for site in sites for slot in site.all]
     watches = {site.name: stack.enter_context(Watch(site.node_url)) for site in sites}
-    chaos = Chaos(bank, sites, {name: watch.lines for name, watch in watches.items()}, seed)
+    tell = functools.partial(console.print, highlight=False, markup=False)
+    chaos = Chaos(bank, sites, {name: watch.lines for name, watch in watches.items()}, seed, tell)
     supervisor = Supervisor(slots)
     stage = Stage(bank, sites, supervisor, chaos, bank.total(), folder)
     for slot in slots:

@@ -21,7 +21,7 @@ import apsw
 from syncpoint.demo.bank import Bank
 from syncpoint.demo.takeover_sites import SITE_OF, Site
 from syncpoint.resources.node_messages import ResourceLine
-from syncpoint.testing.servers.base import wait_until
+from syncpoint.testing.servers.base import ServerFailed, wait_until
 
 Lines = Callable[[], dict[str, ResourceLine]]
 """What a node says of its resource managers; empty when it does not answer."""
@@ -50,11 +50,15 @@ class Tally:
 class Chaos:
     """Its methods are for one thread."""
 
-    def __init__(self, bank: Bank, sites: tuple[Site, Site], lines: dict[str, Lines], seed: int) -> None:
+    def __init__(
+        self, bank: Bank, sites: tuple[Site, Site], lines: dict[str, Lines], seed: int, tell: Callable[[str], None]
+    ) -> None:
         self.bank = bank
         self.sites = {site.name: site for site in sites}
         self.lines = lines
         self.tally = Tally()
+        self.tell = tell
+        """Told of each event, in words."""
         self._chance = random.Random(seed)
 
     # --- losses ------------------------------------------------------------------------------------------------
@@ -67,7 +71,7 @@ class Chaos:
         os.kill(pid, signal.SIGKILL)
         lost_at = time.monotonic()
         self._await_backup(name, incarnation, lost_at)
-        self._count_redone(name, missing)
+        self._count_redone(name, missing, "killed")
 
     def kill_with_node(self, name: str, hunt_s: float) -> None:
         """The same, and its node at the same time: whoever takes over has to wait for the node, too."""
@@ -80,15 +84,17 @@ class Chaos:
         node.kill()
         self.tally.node_kills += 1
         self._await_backup(name, incarnation, lost_at)
-        self._count_redone(name, missing)
+        self._count_redone(name, missing, "killed together with its node")
 
     def kill_node(self, site: str) -> None:
         self.sites[site].node.kill()
         self.tally.node_kills += 1
+        self.tell(f"the node of site {site} killed")
 
     def kill_service(self, site: str) -> None:
         self.sites[site].service.kill()
         self.tally.service_kills += 1
+        self.tell(f"the service {self.sites[site].service.name} killed")
 
     def freeze_resource(self, name: str) -> None:
         """A zombie: it stands still, with questions on their way to it, until its backup has taken over; then it goes
@@ -102,9 +108,11 @@ class Chaos:
             self._await_backup(name, incarnation, frozen_at)
         finally:
             os.kill(pid, signal.SIGCONT)
-        with suppress(Exception):
+        with suppress(ServerFailed):
             wait_until(lambda: not _runs(pid), "the zombie stops", ZOMBIE_S_MAX)
             self.tally.zombies_refused += self._serving(name)[1] > incarnation
+        stopped = "is still there" if _runs(pid) else "had to stop"
+        self.tell(f"{name} frozen, its backup open after {self.tally.takeover_ms[-1]:.0f} ms; woken, it {stopped}")
 
     def _freeze_without_lock(self, name: str, pid: int) -> bool:
         """SIGSTOP, unless it holds its file's lock just then: its backup could not get that before it is killed."""
@@ -169,11 +177,13 @@ class Chaos:
             time.sleep(WATCH_PERIOD_S)
         raise TimeoutError(f"Nobody took over {name} in {OPEN_S_MAX:g} s: {self.line(name)}.")
 
-    def _count_redone(self, name: str, missing: set[tuple[str, str]]) -> None:
+    def _count_redone(self, name: str, missing: set[tuple[str, str]], how: str) -> None:
         """It has opened: what was decided has to be there now, not some time later."""
         redone = missing & self._there(name)
         self.tally.redone += len(redone)
         self.tally.not_redone += len(missing - redone)
+        work = f"{len(redone)} of {len(missing)} decided redone" if missing else "nothing decided was missing"
+        self.tell(f"{name} {how}, its backup open after {self.tally.takeover_ms[-1]:.0f} ms; {work}")
 
 
 def pid_of(line: ResourceLine) -> int:
