@@ -314,7 +314,8 @@ def test_a_failed_disk_is_told_to_the_node_and_nothing_is_answered(
     assert isinstance(world.failures[0], JournalFailed)
 
 
-def test_nobody_there_is_said_plainly(world: NodeWorld) -> None:
+def test_nobody_there_is_said_plainly(world: NodeWorld, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(node, "OPEN_S_MAX", 0.0)
     world.hall.disconnect("app-1")
     with pytest.raises(JournalUnavailable, match="cannot be reached to open a session"):
         Application(world.hall, "app-1").open()
