@@ -57,7 +57,7 @@ TIMEOUT_S = 30.0
 _SECONDS_MAX = 1e9  # thirty years: more is a slip, and clocks cannot add it
 _SECTIONS = ("syncpoint", "resources", "node")
 _SYNCPOINT_KEYS = ("journal", "scope", "timeout_s")
-_NODE_KEYS = ("name", "cluster", "listen", "journal", "resume_s", "health", "users", "tls")
+_NODE_KEYS = ("name", "cluster", "listen", "journal", "dead_after_s", "resume_s", "health", "users", "tls")
 _TLS_KEYS = ("certificate", "key", "authorities", "peers")
 _PROCESS_KEYS = ("process", "backup")
 _VARIABLE = re.compile(r"\$?\$\{([^}]*)\}")
@@ -108,6 +108,7 @@ class NodeSettings:
 
     - `name`, `cluster`: as applications must name it; `listen`: the link's addresses.
     - `journal`: a folder on a local disk, of this node alone.
+    - `dead_after_s`: seconds without any sign of life after which a connection is lost.
     - `resume_s`: seconds for which an application whose connection was lost is waited for.
     - `health`: "host:port" of an HTTP endpoint on loopback; empty: none.
     - `users`: ids of the users that may connect over a Unix socket; empty: the node's own.
@@ -118,6 +119,7 @@ class NodeSettings:
     journal: str
     name: str = "node"
     cluster: str = "syncpoint"
+    dead_after_s: float = 3.0
     resume_s: float = 1.0
     health: str = ""
     users: tuple[int, ...] = ()
@@ -249,6 +251,7 @@ class _Reader:
             journal=journal,
             name=self._name(table.get("name", "node"), "node.name"),
             cluster=self._name(table.get("cluster", "syncpoint"), "node.cluster"),
+            dead_after_s=self._seconds(table.get("dead_after_s", 3.0), "node.dead_after_s"),
             resume_s=self._seconds(table.get("resume_s", 1.0), "node.resume_s"),
             health=self._health(table["health"]) if "health" in table else "",
             users=self._users(table.get("users", [])),

@@ -56,13 +56,24 @@ def test_what_was_told_may_be_decided() -> None:
     book = VoteBook()
     book.accept(vote(1, 1))
     book.asked(AUDIT, Incarnation(2))
-    assert book.may_decide([vote(1, 1).identifier, vote(9, 1).identifier]) == frozenset()
+    assert book.against([vote(1, 1).identifier, vote(9, 1).identifier]) == frozenset()
 
 
 def test_a_vote_that_was_taken_for_another_branch_is_not_taken_again() -> None:
     book = VoteBook()
     assert book.accept(vote(1, 1))
     assert not book.accept(vote(1, 2)), "a branch votes under one incarnation"
+
+
+def test_of_a_branch_that_was_asked_about_too_early_no_vote_is_taken_later() -> None:
+    book = VoteBook()
+    book.accept(vote(1, 1))
+    assert book.asked(AUDIT, Incarnation(1), vote(2, 1).identifier) == (vote(1, 1),)
+    book.asked(AUDIT, Incarnation(1), vote(1, 1).identifier)
+    assert book.accept(vote(1, 1)), "it was there"
+    assert not book.accept(vote(2, 1)), "its asker was told that it is aborted"
+    book.forget([vote(2, 1).identifier])
+    assert book.accept(vote(2, 1))
 
 
 class Books(RuleBasedStateMachine):
@@ -90,7 +101,7 @@ class Books(RuleBasedStateMachine):
     def decide(self, number: int) -> None:
         identifier = vote(number, 1).identifier
         held = [one for one in self.book.asked(AUDIT, Incarnation(self.floor)) or () if one.identifier == identifier]
-        assert not self.book.may_decide([identifier])
+        assert not self.book.against([identifier])
         assert all(one.incarnation >= self.floor or identifier in self.told for one in held)
         self.book.forget([identifier])
 

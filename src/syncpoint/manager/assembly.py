@@ -94,7 +94,7 @@ class Plan:
             for one in resources:
                 if isinstance(one, ProcessResource):
                     one.connect_through(journal.link.exchange, journal.link.node)
-        return Core(
+        core = Core(
             journal=journal,
             resources=resources,
             runtime=runtime,
@@ -109,6 +109,9 @@ class Plan:
             observers=self.observers,
             tree=self.tree,
         )
+        if isinstance(journal, NodeJournal):
+            journal.link.desks.append(core.votes)
+        return core
 
     def _journal(self, mode: Mode, lagging: Set[str] = frozenset()) -> Journal:
         """A folder, a database's URL, the name of a configured resource, whose database it then is, or a node's URL."""

@@ -62,9 +62,9 @@ class LaterBackup(Exception):
     """A manager knows of a later incarnation: this round's asker is fenced."""
 
 
-def gather(site: Site, asked: Round) -> Script[Snapshot]:
-    """Raises LaterBackup, JournalFailed."""
-    scripts = [_ask(site, asked, manager) for manager in asked.waiting]
+def gather(site: Site, asked: Round, about: bytes = b"") -> Script[Snapshot]:
+    """`about`: the identifier of the one branch whose outcome is wanted. Raises LaterBackup, JournalFailed."""
+    scripts = [_ask(site, asked, manager, about) for manager in asked.waiting]
     for outcome in (yield Gather(scripts, "ask every manager for its votes")) if scripts else ():
         if isinstance(outcome, Failed):
             raise outcome.error
@@ -73,8 +73,8 @@ def gather(site: Site, asked: Round) -> Script[Snapshot]:
     return asked.snapshot(holding.commits, holding.promised)
 
 
-def _ask(site: Site, asked: Round, manager: str) -> Script[None]:
-    question = AskVotes(guid=asked.guid.raw, incarnation=asked.incarnation)
+def _ask(site: Site, asked: Round, manager: str, about: bytes) -> Script[None]:
+    question = AskVotes(guid=asked.guid.raw, incarnation=asked.incarnation, about=about)
     for _ in range(2):
         try:
             answer = yield from site.ask(manager, question, VOTES_S_MAX)

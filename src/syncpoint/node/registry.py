@@ -254,7 +254,7 @@ class ResourceDesk:
         for service in held:
             self.say(service, "resigned")
             if service.standbys:
-                self.replace(service, "it has resigned")
+                self.noticed_loss(service, "it has resigned")
         return words.Noted()
         yield from ()
 
@@ -278,18 +278,21 @@ class ResourceDesk:
         )
 
     def _ask_outcome(self, peer: Peer, question: words.AskOutcome) -> Script[Message]:
-        snapshot = yield from self._snapshot(peer, Guid(question.guid), Incarnation(question.incarnation))
+        guid, incarnation = Guid(question.guid), Incarnation(question.incarnation)
+        snapshot = yield from self._snapshot(peer, guid, incarnation, question.identifier)
         if isinstance(snapshot, words.Fenced):
             return snapshot
         decision, state = snapshot.outcome(Identifier.from_bytes(question.identifier))
         return words.Outcome(decision=decision.name, state=state)
 
-    def _snapshot(self, peer: Peer, guid: Guid, incarnation: Incarnation) -> Script[Snapshot | words.Fenced]:
+    def _snapshot(
+        self, peer: Peer, guid: Guid, incarnation: Incarnation, about: bytes = b""
+    ) -> Script[Snapshot | words.Fenced]:
         fenced = self._heard(peer, guid, incarnation)
         if fenced is not None:
             return fenced
         try:
-            snapshot = yield from gather(self.site, self.registry.round(guid, incarnation, self.site.sessions()))
+            snapshot = yield from gather(self.site, self.registry.round(guid, incarnation, self.site.sessions()), about)
         except LaterBackup:
             return words.Fenced(incarnation=incarnation + 1)
         return self._heard(peer, guid, incarnation) or snapshot  # another may have come meanwhile

@@ -1,6 +1,6 @@
 """A manager's book of the votes it has accepted: what it tells a backup, and whose votes it takes no more (B2, B7, B8).
 
-    vote arrives -> accept -> (asked: it is told, and stays) -> may_decide -> forget
+    vote arrives -> accept -> (asked: it is told, and stays) -> against -> forget
 
 While it is asked about a resource manager, two things are done as one: the floor is raised, and what stands in the book
 is the answer. So every vote that is decided upon was either given by an incarnation that counts, or was told to the
@@ -9,6 +9,8 @@ backup that replaced it. Invariants, asserted where they could break:
     V-I1  A vote of an incarnation below the floor is never entered.
     V-I2  A vote that stands below the floor has been told to who raised it: it may be decided, and the backup asks.
     V-I3  A floor never falls.
+    V-I4  Of a branch that was asked about by name, and whose vote was not there, none is taken later: who asked was
+          told that it is aborted.
 
 Not for: what else is in a vote, deciding, or asking (manager/votes.py, node/registry.py).
 """
@@ -21,6 +23,9 @@ from dataclasses import dataclass
 from syncpoint.ids import Guid, Identifier, Incarnation
 
 __all__ = ["Accepted", "VoteBook"]
+
+
+REFUSED_MAX = 10_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,11 +41,13 @@ class Accepted:
 class VoteBook:
     """One manager's book. Every method is one step: nothing may come between what it looks at and what it writes."""
 
-    __slots__ = ("_floors", "_told", "_votes")
+    __slots__ = ("_floors", "_refused", "_told", "_votes")
 
     def __init__(self) -> None:
         self._votes: dict[Identifier, Accepted] = {}
         self._floors: dict[Guid, Incarnation] = {}
+        self._refused: dict[Identifier, None] = {}
+        """In the order in which they were asked about; the last REFUSED_MAX."""
         self._told: dict[Identifier, Incarnation] = {}
         """Under which incarnation a vote was told to a backup."""
 
@@ -51,28 +58,40 @@ class VoteBook:
     def __len__(self) -> int:
         return len(self._votes)
 
+    def votes(self) -> list[Accepted]:
+        """All that stand in it, in the order in which they came."""
+        return list(self._votes.values())
+
     def floor(self, guid: Guid) -> Incarnation:
         """The lowest incarnation whose votes are taken. 0: every one's."""
         return self._floors.get(guid, Incarnation(0))
 
     def accept(self, vote: Accepted) -> bool:
         """A yes vote arrived. False: its incarnation is fenced, it counts as a no (retryable). Twice is once."""
-        if vote.incarnation < self.floor(vote.guid):
+        if vote.incarnation < self.floor(vote.guid) or vote.identifier in self._refused:
             return False  # V-I1
         held = self._votes.setdefault(vote.identifier, vote)
         return held == vote
 
-    def asked(self, guid: Guid, incarnation: Incarnation) -> tuple[Accepted, ...] | None:
+    def asked(
+        self, guid: Guid, incarnation: Incarnation, about: Identifier | None = None
+    ) -> tuple[Accepted, ...] | None:
         """A backup's question, through the node. From now on no vote of a lower incarnation is taken; the answer is
-        what has been accepted and is not decided, in the order of its arrival. None: a later backup has asked."""
+        what has been accepted and is not decided, in the order of its arrival. None: a later backup has asked.
+
+        `about` one branch: if its vote has not come yet, it is not taken any more (V-I4)."""
         if incarnation < self.floor(guid):
             return None
         self._floors[guid] = incarnation  # V-I3
+        if about is not None and about not in self._votes:
+            self._refused[about] = None
+            while len(self._refused) > REFUSED_MAX:
+                del self._refused[next(iter(self._refused))]
         held = tuple(vote for vote in self._votes.values() if vote.guid == guid)
         self._told.update((vote.identifier, incarnation) for vote in held)
         return held
 
-    def may_decide(self, identifiers: Iterable[Identifier]) -> frozenset[Identifier]:
+    def against(self, identifiers: Iterable[Identifier]) -> frozenset[Identifier]:
         """Asked right before the Commit record is forced: those of these votes that speak against it, because they are
         of a fenced incarnation and no backup knows of them. Of what is not in the book nothing is said."""
         return frozenset(one for one in identifiers if one in self._votes and not self._stands(self._votes[one]))
@@ -86,3 +105,4 @@ class VoteBook:
         for identifier in identifiers:
             self._votes.pop(identifier, None)
             self._told.pop(identifier, None)
+            self._refused.pop(identifier, None)
