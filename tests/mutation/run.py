@@ -26,7 +26,7 @@ from pathlib import Path
 from typing import Any
 
 from tests.mutation.parts import PARTS, Part
-from tests.mutation.plugin import POSTGRES_URL
+from tests.mutation.plugin import MARIADB_PORT, POSTGRES_URL
 from tests.mutation.survivors import Survivor, explain
 
 ROOT = Path(__file__).parent.parent.parent
@@ -53,8 +53,7 @@ def run(name: str, folder: Path, *, sample: int | None = None, seed: int = 1, ag
     with ExitStack() as held:
         kept = {key: value for key, value in os.environ.items() if not key.startswith("PYTEST_")}
         environment = {**kept, "PYTHONDONTWRITEBYTECODE": "1"}
-        if part.needs_postgres:
-            environment[POSTGRES_URL] = _postgres(held)
+        environment |= _server(part, held)
         command = [sys.executable, "-m", "mutmut", "run", "--max-children", "1", *names]
         done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, check=False)
     found = dict(results(folder))
@@ -120,11 +119,21 @@ def _files(path: Path) -> Iterator[Path]:
         yield path
 
 
-def _postgres(held: ExitStack) -> str:
-    from syncpoint.testing.servers.postgres import PostgresServer
+def _server(part: Part, held: ExitStack) -> dict[str, str]:
+    """Start what the tests need; the environment that tells them. Raises RuntimeError: not on this machine."""
+    if part.server == "postgresql":
+        from syncpoint.testing.servers.postgres import PostgresServer
 
-    server = held.enter_context(PostgresServer(settings={"max_connections": "200"}))
-    return server.url("postgres")
+        postgres = held.enter_context(PostgresServer(settings={"max_connections": "200"}))
+        return {POSTGRES_URL: postgres.url("postgres")}
+    if part.server == "mariadb":
+        from syncpoint.testing.servers.mariadb import MariadbServer
+
+        if not MariadbServer.available():
+            raise RuntimeError("MariaDB's part needs a server (scripts/mariadb.sh says how).")
+        mariadb = held.enter_context(MariadbServer())
+        return {MARIADB_PORT: str(mariadb.port)}
+    return {}
 
 
 def _all_names(folder: Path) -> Iterator[str]:
