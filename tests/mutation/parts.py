@@ -27,8 +27,8 @@ def _named(pattern: str, names: str) -> tuple[str, ...]:
 
 _DATABASE_TESTS = _named(
     "journal/test_{}.py",
-    "database database_admin database_claims database_cleaning database_faults database_opening "
-    "database_packets database_takeover",
+    "database database_admin database_claims database_cleaning database_errors database_faults database_opening "
+    "database_packets database_stores database_takeover",
 )
 
 PARTS = {
