@@ -50,12 +50,11 @@ class RunningServer:
         return self.url(name)
 
 
-def _running_mariadb(port: int) -> Any:
+def _running_mariadb(original: type[Any], port: int) -> Any:
     """What it does through its port is what MariadbServer does."""
-    from syncpoint.testing.servers.mariadb import MariadbServer
 
-    class RunningMariadb(MariadbServer):
-        running = True  # type: ignore[assignment]
+    class RunningMariadb(original):  # type: ignore[misc]
+        running = True
 
         def __init__(self) -> None:
             self.port = port
@@ -91,7 +90,8 @@ def pytest_configure(config: pytest.Config) -> None:
     if port := os.environ.get(MARIADB_PORT):
         import syncpoint.testing.servers.mariadb as mariadb
 
-        mariadb.MariadbServer = lambda: _running_mariadb(int(port))  # type: ignore[assignment,misc]
+        original = mariadb.MariadbServer
+        mariadb.MariadbServer = lambda: _running_mariadb(original, int(port))  # type: ignore[assignment,misc]
         mariadb.MariadbServer.available = RunningServer.available  # type: ignore[attr-defined]
 
 

@@ -225,9 +225,13 @@ def main() -> int:
         if asked.anew:
             shutil.rmtree(folder, ignore_errors=True)
         if asked.show:
-            figures[name] = _figures(folder, dict(results(folder)))
+            found = dict(results(folder))
+            if any(result != UNTRIED for result in found.values()):
+                figures[name] = _figures(folder, found)
         else:
             figures[name] = run(name, folder, sample=asked.sample, seed=asked.seed, again=asked.again)
+    if not figures:
+        sys.exit("Nothing has been tried yet: make mutants")
     total: dict[str, Any] = {
         word: sum(one[word] for one in figures.values()) for word in ("mutants", "killed", "survived", "explained")
     }
