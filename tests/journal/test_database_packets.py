@@ -176,3 +176,22 @@ def test_taken_for_dead_it_draws_another(world: World) -> None:
     world.see(f"UPDATE syncpoint.incarnation SET keeper = 99 WHERE incarnation = {one.incarnation}")
     assert not one.commits(one.key())
     assert tap.take() == ["force a Commit record", "see who keeps us", "draw an incarnation"]
+
+
+def test_what_runs_in_the_background_has_these_names(world: World) -> None:
+    one = world.process()
+    runner, names = one.runner, []
+    spawn = runner.spawn
+    assert [task.what for task in one.journal._tasks] == [
+        "signs of life in the journal",
+        "what the journal writes later",
+        "cleaning of the journal",
+    ]
+
+    def noting(script: Any, what: str) -> Any:
+        names.append(what)
+        return spawn(script, what)
+
+    runner.spawn = noting  # type: ignore[method-assign]
+    one(one.journal.close())
+    assert names == ["the journal's last rows"]

@@ -91,8 +91,9 @@ def pytest_configure(config: pytest.Config) -> None:
         import syncpoint.testing.servers.mariadb as mariadb
 
         original = mariadb.MariadbServer
-        mariadb.MariadbServer = lambda: _running_mariadb(original, int(port))  # type: ignore[assignment,misc]
-        mariadb.MariadbServer.available = RunningServer.available  # type: ignore[attr-defined]
+        if isinstance(original, type):  # mutmut runs pytest several times in one process
+            mariadb.MariadbServer = lambda: _running_mariadb(original, int(port))  # type: ignore[assignment,misc]
+            mariadb.MariadbServer.available = RunningServer.available  # type: ignore[attr-defined]
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[Any]) -> None:
