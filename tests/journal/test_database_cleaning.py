@@ -84,6 +84,15 @@ def test_one_process_cleans_for_all(world: World) -> None:
     assert world.claims() == []
 
 
+def test_it_is_cleaned_now_and_then(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(lazily, "CLEAN_PERIOD_S", 0.05)
+    world.process()
+    for letter in (b"c", b"d"):  # more than once
+        raw = world.store.raw(letter * 16)
+        world.see(f"INSERT INTO syncpoint.claim (transaction, incarnation) VALUES ({raw}, 1000)")
+        wait_until(lambda: world.claims() == [], "the claim of a dead process is gone")
+
+
 def test_batch_after_batch(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(lazily, "CLEAN_BATCH", 7)
     one = world.process(retention_s=0.001)

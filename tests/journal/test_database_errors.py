@@ -238,6 +238,19 @@ def test_opening_tables_that_cannot_be_used(world: World) -> None:
     assert sql.startswith(f"{first};\n")
 
 
+def test_opening_a_database_that_has_lost_its_own_guid(world: World) -> None:
+    world.process().close()
+    world.see("DELETE FROM syncpoint.resource")
+    with pytest.raises(SetupRefused) as raised:
+        world.process()
+    assert raised.value.message.endswith(
+        ": syncpoint.resource does not hold the GUID that it must: a GUID has 32 hexadecimal digits, not 0 characters."
+    )
+    for statement in world.store.resource.init_statements():  # as the error advises
+        world.see(statement)
+    assert world.process().incarnation == 2
+
+
 @pytest.mark.parametrize(
     ("why", "said"),
     [

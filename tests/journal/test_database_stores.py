@@ -94,6 +94,24 @@ def test_waiting_for_a_lock_is_busy(world: World, one: Process) -> None:
     assert said(one, update).trouble is Trouble.NONE
 
 
+def test_a_session_that_was_interrupted_is_not_used_again(
+    world: World, one: Process, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    who = "SELECT pg_catalog.pg_backend_pid()" if world.kind == "postgresql" else "SELECT CONNECTION_ID()"
+    before = rows(one, who)
+    assert rows(one, who) == before
+
+    def interrupted(*_: Any, **__: Any) -> Any:
+        raise KeyboardInterrupt
+        yield
+
+    with monkeypatch.context() as patch:
+        patch.setattr(one.journal._store, "run", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            said(one, who)
+    assert rows(one, who) != before
+
+
 def test_words(world: World, one: Process) -> None:
     words = world.store
     data = bytes(range(256))
