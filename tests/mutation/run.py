@@ -43,15 +43,19 @@ KILLED, SURVIVED, TIMEOUT, UNTRIED = "killed", "survived", "timeout", "not tried
 
 
 def run(name: str, folder: Path, *, sample: int | None = None, seed: int = 1, again: bool = False) -> dict[str, Any]:
-    """Try the mutants of one part, or a sample of them, or those that survived once more; the figures."""
+    """Try the mutants of one part, or a sample of them, or those that survived once more; the figures.
+
+    With both, what of the sample is not known to be killed.
+    """
     part = PARTS[name]
     stage(part, folder)
-    names = [mutant for mutant, result in results(folder) if again and result == SURVIVED]
-    if again and not names:
-        return _figures(folder, dict(results(folder)))
+    known, everything = dict(results(folder)), sorted(_all_names(folder))
+    names = [mutant for mutant in everything if again and known.get(mutant) == SURVIVED]
     if sample is not None:
-        everything = sorted(_all_names(folder))
         names = random.Random(seed).sample(everything, min(sample, len(everything)))
+        names = [mutant for mutant in names if not again or known.get(mutant) not in (KILLED, TIMEOUT)]
+    if again and not names:
+        return _figures(folder, known)
     with ExitStack() as held:
         kept = {key: value for key, value in os.environ.items() if not key.startswith("PYTEST_")}
         environment = {**kept, "PYTHONDONTWRITEBYTECODE": "1"}
