@@ -22,7 +22,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator
-from contextlib import ExitStack, chdir
+from contextlib import ExitStack, chdir, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -149,8 +149,18 @@ def _in_memory(held: ExitStack) -> Path | None:
     return Path(held.enter_context(tempfile.TemporaryDirectory(dir=MEMORY, ignore_cleanup_errors=True)))
 
 
-def _all_names(folder: Path) -> Iterator[str]:
+@contextmanager
+def _inside(folder: Path) -> Iterator[None]:
+    """In a part's folder, with its settings: mutmut keeps those it has read first."""
+    from mutmut.configuration import reset_config
+
     with chdir(folder):
+        reset_config()
+        yield
+
+
+def _all_names(folder: Path) -> Iterator[str]:
+    with _inside(folder):
         from mutmut.configuration import config
         from mutmut.mutation.file_mutation import mutate_file_contents
         from mutmut.utils.format_utils import get_mutant_name
@@ -200,7 +210,7 @@ def _file(mutant: str) -> str:
 
 def survivor(folder: Path, mutant: str) -> Survivor:
     """What a mutant changed, in words that stay when other mutants come and go."""
-    with chdir(folder):
+    with _inside(folder):
         from mutmut.mutation.diff_apply import get_diff_for_mutant
         from mutmut.utils.format_utils import orig_function_and_class_names_from_key
 
