@@ -26,7 +26,8 @@ SESSION_GONE = frozenset({Standing.UNKNOWN, Standing.PENDING, Standing.ENDED})
 
 def apply(world: World, action: Action) -> World:
     name, arguments = action
-    return STEPS[name](world, *arguments)
+    after: World = STEPS[name](world, *arguments)
+    return after
 
 
 def actions(world: World) -> list[Action]:
