@@ -64,6 +64,7 @@ class TreeHealing:
         for name, arguments in steps:
             self.way.append((name, arguments))
             world = STEPS[name](world, *arguments)
+            check(world)
         return world
 
     def _play(self, world: TreeWorld, mark: Mark) -> None:
@@ -79,7 +80,6 @@ class TreeHealing:
             if after in self._good:
                 break
             passed.add(after)
-            check(world)
             if after == before:
                 check_quiet(world)
                 break
@@ -95,6 +95,7 @@ class TreeHealing:
                 if after != world:
                     self.way.append((name, arguments))
                     world = after
+                    check(world)
                     break
             else:
                 return world
