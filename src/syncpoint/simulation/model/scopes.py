@@ -186,6 +186,7 @@ SCOPES: list[AnyScope] = [
         "full: two attempts",
         has_id=True,
         runners=2,
+        recoverers=(1,),
         attempts_max=2,
         votes=YES,
         wrong_guess=True,
@@ -193,7 +194,7 @@ SCOPES: list[AnyScope] = [
         connections_lost=False,
         small=False,
     ),
-    Scope("full: three RMs", managers=3, writers=(1, 2, 3), own_disk=True, votes=YES_NO, restarts=False, small=False),
+    Scope("full: three RMs", managers=3, writers=(1, 2, 3), own_disk=True, votes=YES, restarts=False, small=False),
     TreeScope("full: a tree", small=False),
     TreeScope("full: a tree of three RMs", branches=2, votes=YES_NO, connections_lost=False, small=False),
 ]
