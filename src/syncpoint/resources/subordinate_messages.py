@@ -96,22 +96,6 @@ class InDoubt(Message, frozen=True, array_like=True, kw_only=True, tag="tree-in-
     identifiers: tuple[IdentifierBytes, ...]
 
 
-class Asked(Message, frozen=True, array_like=True, kw_only=True, tag="tree-asked"):
-    """A question on a link: the answer carries the same number."""
-
-    number: Number
-    question: bytes
-
-
-class Answered(Message, frozen=True, array_like=True, kw_only=True, tag="tree-answered"):
-    """Its answer."""
-
-    number: Number
-    answer: bytes
-
-
-EXCHANGE_VOCABULARY: Final = LINK_VOCABULARY.extended(Asked, Answered)
-"""What goes over a link between managers: envelopes; what is in them is of TREE_VOCABULARY."""
 TREE_VOCABULARY: Final = LINK_VOCABULARY.extended(
     Greet,
     Greeting,
