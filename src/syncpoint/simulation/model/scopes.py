@@ -132,7 +132,6 @@ SCOPES: list[AnyScope] = [
     # --- a tree of depth 2 ---------------------------------------------------------------------------------------
     TreeScope("a tree, the subordinate dies", starts_max=(1, 2), connections_lost=False),
     TreeScope("a tree, the superior dies", starts_max=(2, 1), connections_lost=False),
-    TreeScope("a tree, connections lost", starts_max=(1, 1), votes=YES_NO, out_of_time=True, restarts=True),
     TreeScope("a tree, records not taken", starts_max=(1, 2), connections_lost=False, refusals=True),
     # --- the full command only ----------------------------------------------------------------------------------
     Scope("full: folder", own_disk=True, passes_max=2, out_of_time=True, incarnations_max=3, small=False),
@@ -195,8 +194,9 @@ SCOPES: list[AnyScope] = [
         small=False,
     ),
     Scope("full: three RMs", managers=3, writers=(1, 2, 3), own_disk=True, votes=YES, restarts=False, small=False),
-    TreeScope("full: a tree", small=False),
-    TreeScope("full: a tree of three RMs", branches=2, votes=YES_NO, connections_lost=False, small=False),
+    TreeScope("full: a tree, both die", connections_lost=False, small=False),
+    TreeScope("full: a tree, connections lost", starts_max=(1, 2), small=False),
+    TreeScope("full: a tree, no votes", starts_max=(1, 1), votes=YES_NO, out_of_time=True, small=False),
 ]
 
 
