@@ -34,7 +34,7 @@ from rich.table import Table
 from syncpoint.demo.bank import Bank, audit
 from syncpoint.demo.client import read_log
 from syncpoint.demo.takeover_chaos import Chaos
-from syncpoint.demo.takeover_sites import SITE_OF, Site, Supervisor, make_sites
+from syncpoint.demo.takeover_sites import SITE_OF, Site, Supervisor, kill_left, make_sites
 from syncpoint.demo.takeover_watch import Watch
 from syncpoint.demo.transfer import print_report
 from syncpoint.errors import ConfigurationError
@@ -100,7 +100,7 @@ def keeps_promises(report: dict[str, Any]) -> bool:
 
 def _set_up(stack: ExitStack, console: Console, seed: int) -> Stage:
     console.print("Starting a private database server, two nodes, two services and their resource managers …")
-    folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="syncpoint-")))
+    folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="syncpoint-", ignore_cleanup_errors=True)))
     postgres = stack.enter_context(PostgresServer())
     (folder / "files").mkdir()
     bank = Bank(
@@ -119,6 +119,7 @@ def _set_up(stack: ExitStack, console: Console, seed: int) -> Stage:
     chaos = Chaos(bank, sites, {name: watch.lines for name, watch in watches.items()}, seed, tell)
     supervisor = Supervisor(slots)
     stage = Stage(bank, sites, supervisor, chaos, bank.total(), folder)
+    stack.callback(kill_left, folder)
     for slot in slots:
         slot.start()
         stack.callback(slot.stop, 0.0)

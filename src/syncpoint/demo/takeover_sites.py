@@ -10,9 +10,12 @@ machines (deploy/). Not for: what goes wrong (takeover_chaos.py).
 
 from __future__ import annotations
 
+import os
 import secrets
+import signal
 import threading
 from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -114,6 +117,14 @@ class Supervisor:
     def _run(self) -> None:
         while not self._stop.wait(SUPERVISE_PERIOD_S):
             self.restarts += sum(slot.start_if_ended() for slot in self._slots)
+
+
+def kill_left(folder: Path) -> None:
+    """kill -9 whatever still runs for these sites: children of nodes that were killed."""
+    for process in Path("/proc").glob("[0-9]*"):
+        with suppress(OSError):
+            if f"{folder}/site-".encode() in (process / "cmdline").read_bytes():
+                os.kill(int(process.name), signal.SIGKILL)
 
 
 def make_sites(folder: Path, bank: Bank, seed: int) -> tuple[Site, Site]:
