@@ -175,15 +175,18 @@ def _acts(chaos: Chaos) -> list[Callable[[], None]]:
         lambda: chaos.kill_resource("stock", HUNT_S_MAX),
         lambda: chaos.kill_resource("files", HUNT_S_MAX),
         lambda: chaos.kill_service("b"),
-        lambda: chaos.kill_resource("audit", 0.0),
+        lambda: chaos.kill_resource("audit", HUNT_S_MAX),
         lambda: chaos.kill_with_node("audit", HUNT_S_MAX),
-        lambda: chaos.kill_service("a"),
-        lambda: chaos.kill_resource("files", HUNT_S_MAX),
-        lambda: chaos.kill_node("b"),
         lambda: chaos.kill_resource("stock", 0.0),
-        lambda: chaos.kill_with_node("stock", HUNT_S_MAX),
+        lambda: chaos.kill_service("a"),
+        lambda: chaos.kill_resource("audit", 0.0),
+        lambda: chaos.kill_node("b"),
+        lambda: chaos.kill_resource("stock", HUNT_S_MAX),
         lambda: chaos.kill_resource("files", 0.0),
         lambda: chaos.kill_node("a"),
+        lambda: chaos.kill_resource("stock", HUNT_S_MAX),
+        lambda: chaos.kill_with_node("stock", HUNT_S_MAX),
+        lambda: chaos.freeze_resource("stock"),
     ]
 
 
