@@ -106,10 +106,6 @@ class Supervisor:
     def start(self) -> None:
         self._thread.start()
 
-    def wait(self, seconds: float) -> None:
-        """Go on supervising for so long."""
-        self._stop.wait(seconds)
-
     def stop(self) -> None:
         self._stop.set()
         self._thread.join()
