@@ -30,7 +30,7 @@ def unhit(points: frozenset[Point], hit: frozenset[Point]) -> list[str]:
     return [str(point) for point in sorted(points - hit)]
 
 
-PLAYED_ELSEWHERE = ("journal/node.py",)
+PLAYED_ELSEWHERE = ("journal/node.py", "journal/node_link.py")
 """A journal at a node waits for answers only: tests/node has a fault at every question, generated too."""
 
 
