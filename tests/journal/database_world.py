@@ -19,6 +19,7 @@ from syncpoint.journal.database import DatabaseJournal
 from syncpoint.journal.statements import Statements
 from syncpoint.journal.store import Store
 from syncpoint.journal.urls import database_journal, database_place
+from syncpoint.marks import listen
 from syncpoint.records import Abort, BranchEntry, Commit, End, decode_record, key_fields
 from syncpoint.runners.threads import ThreadRunner
 from syncpoint.system import SystemClock, SystemRandom
@@ -28,6 +29,19 @@ T = TypeVar("T")
 JOURNAL_TABLES = ("journal", "incarnation", "heartbeat", "record", "claim", "note", "known")
 FAST = {"heartbeat_s": 0.05, "dead_after_s": 0.3}
 """Where death is guessed in a test."""
+MARKS = frozenset(
+    {
+        "a Commit of a process taken for dead was refused",
+        "a claim that nobody knew of was given back",
+        "a living process was taken for dead, and drew another incarnation",
+        "a process doubted its own signs of life in the journal",
+        "a take-over waited in vain for a decision under way",
+        "an Abort found a record of its key there",
+        "an id was claimed again after a take-over",
+        "the keeper's record was ended by the one it was taken from",
+    }
+)
+"""What the simulator asks for by these names."""
 CALM = {"heartbeat_s": 0.2, "dead_after_s": 60.0}
 """Where nobody is to be guessed dead, whatever the machine does meanwhile."""
 
@@ -322,7 +336,11 @@ def worlds(request: Any) -> Iterator[World]:
     kind = {"postgresql": "postgres", "mariadb": "mariadb"}[request.param]
     server = request.getfixturevalue(f"{kind}_server")
     world = make_world(request.param, server, request.getfixturevalue(f"{kind}_url"))
+    reached: set[str] = set()
+    listen(reached.add)
     try:
         yield world
     finally:
+        listen(None)
         world.close()
+    assert reached <= MARKS

@@ -10,7 +10,7 @@ import pytest
 from syncpoint.ids import Guid, Incarnation
 from syncpoint.journal import lazily
 from syncpoint.journal.base import Verdict
-from syncpoint.records import Commit, CoordinatorKnown, End, Forgotten, Heuristic, Resolved, ResourceKnown, key_fields
+from syncpoint.records import CoordinatorKnown, End, Forgotten, Heuristic, Resolved, ResourceKnown, key_fields
 from syncpoint.testing.servers.base import wait_until
 from tests.journal.database_world import FAST, InThread, Process, World, abort, commit
 
@@ -82,6 +82,15 @@ def test_one_process_cleans_for_all(world: World) -> None:
     assert world.claims() == [dead], "the oldest that lives does it"
     one.clean()
     assert world.claims() == []
+
+
+def test_it_is_cleaned_now_and_then(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(lazily, "CLEAN_PERIOD_S", 0.05)
+    world.process()
+    for letter in (b"c", b"d"):  # more than once
+        raw = world.store.raw(letter * 16)
+        world.see(f"INSERT INTO syncpoint.claim (transaction, incarnation) VALUES ({raw}, 1000)")
+        wait_until(lambda: world.claims() == [], "the claim of a dead process is gone")
 
 
 def test_batch_after_batch(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -219,8 +228,9 @@ def test_notes_of_all_processes_until_forgotten(world: World) -> None:
     assert other(other.journal.resolutions()) == [resolved]
     one.ends(key)
     story = other(other.journal.story(key.transaction))
-    assert [type(record) for _, record in story.records] == [Commit, End, Heuristic, Resolved]
-    assert {incarnation for incarnation, _ in story.records} == {one.incarnation}
+    told = [commit(key, user_id="x"), End(**key_fields(key)), heuristic, resolved]
+    assert story.transaction == key.transaction
+    assert story.records == tuple((one.incarnation, record) for record in told)
     assert other(other.journal.transactions()) == [key]
     other.force(Forgotten(**key_fields(key), who="w", at_ms=6))
     assert one(one.journal.heuristics()) == []

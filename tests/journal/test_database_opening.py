@@ -158,6 +158,8 @@ def test_missing_rights_the_error_prints_the_sql_and_exactly_that_is_enough(worl
     with pytest.raises(SetupRefused) as raised:
         world.process(clerk.url)
     assert PASSWORD not in str(raised.value)
+    why = raised.value.message.partition("this account may not make them: ")[2]
+    assert ("permission denied" if world.kind == "postgresql" else "may not make it") in why
     assert "syncpoint.record" in _sql_of(raised.value)
     clerk.run(_sql_of(raised.value))
     one = world.process(clerk.url)
@@ -212,7 +214,12 @@ def test_a_server_that_forgets_is_refused(world: World) -> None:
     )
     with _setting(world, name, value, normal), pytest.raises(SetupRefused) as raised:
         world.process()
-    assert name in str(raised.value)
+    begin = (
+        f"The journal's database ({world.store.resource.safe_url}) is set up so that a decision could be lost: {name}"
+    )
+    assert raised.value.message.startswith(begin)
+    assert raised.value.message.endswith(".")
+    assert len(raised.value.advice) > 10
     world.process()
 
 

@@ -17,12 +17,19 @@ class Part:
     """Below src/syncpoint."""
     tests: Sequence[str]
     """Below tests."""
-    needs_postgres: bool = False
+    server: str = ""
+    """The kind of database server that the tests need: only that kind's half of them is run."""
 
 
 def _named(pattern: str, names: str) -> tuple[str, ...]:
     return tuple(pattern.format(name) for name in names.split())
 
+
+_DATABASE_TESTS = _named(
+    "journal/test_{}.py",
+    "database database_admin database_claims database_cleaning database_errors database_faults database_opening "
+    "database_packets database_stores database_takeover",
+)
 
 PARTS = {
     "smoke": Part(("protocol/judgement.py",), ("protocol/test_judgement.py",)),
@@ -44,7 +51,8 @@ PARTS = {
             "journal/{}.py",
             "base database database_admin database_opening lazily living postgres_store statements store wire",
         ),
-        _named("journal/test_{}.py", "database database_claims database_cleaning database_opening database_takeover"),
-        needs_postgres=True,
+        _DATABASE_TESTS,
+        server="postgresql",
     ),
+    "mariadb": Part(("journal/mariadb_store.py",), _DATABASE_TESTS, server="mariadb"),
 }

@@ -1,7 +1,7 @@
-"""For the tests of a mutant: one PostgreSQL, started once by run.py, serves them all.
+"""For the tests of a mutant: one database server, started once by run.py, serves them all.
 
 Loaded with `-p tests.mutation.plugin`. A mutant's tests run in a forked process of their own, where starting a server
-would take longer than they do. MariaDB's half of a test is left out. Not for: the ordinary tests.
+would take longer than they do. Of tests for both kinds the other kind's half is left out. Not for: the ordinary tests.
 """
 
 from __future__ import annotations
@@ -13,6 +13,8 @@ import pytest
 
 POSTGRES_URL = "SYNCPOINT_MUTANTS_POSTGRES"
 """The environment variable with the URL of the database `postgres` of that server."""
+MARIADB_PORT = "SYNCPOINT_MUTANTS_MARIADB"
+"""The same, with the port of a MariaDB: then it is MariaDB's half of the tests that is run."""
 
 
 class RunningServer:
@@ -48,6 +50,24 @@ class RunningServer:
         return self.url(name)
 
 
+def _running_mariadb(original: type[Any], port: int) -> Any:
+    """What it does through its port is what MariadbServer does."""
+
+    class RunningMariadb(original):  # type: ignore[misc]
+        running = True
+
+        def __init__(self) -> None:
+            self.port = port
+
+        def __enter__(self) -> RunningMariadb:
+            return self
+
+        def __exit__(self, *_: object) -> None:
+            return
+
+    return RunningMariadb()
+
+
 _made: list[tuple[str, str]] = []
 
 
@@ -62,16 +82,23 @@ def pytest_unconfigure(config: pytest.Config) -> None:
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    url = os.environ.get(POSTGRES_URL)
-    if url:
-        import syncpoint.testing.servers.postgres as servers
+    if url := os.environ.get(POSTGRES_URL):
+        import syncpoint.testing.servers.postgres as postgres
 
-        servers.PostgresServer = lambda: RunningServer(url)  # type: ignore[assignment,misc]
-        servers.PostgresServer.available = RunningServer.available  # type: ignore[attr-defined]
+        postgres.PostgresServer = lambda: RunningServer(url)  # type: ignore[assignment,misc]
+        postgres.PostgresServer.available = RunningServer.available  # type: ignore[attr-defined]
+    if port := os.environ.get(MARIADB_PORT):
+        import syncpoint.testing.servers.mariadb as mariadb
+
+        original = mariadb.MariadbServer
+        if isinstance(original, type):  # mutmut runs pytest several times in one process
+            mariadb.MariadbServer = lambda: _running_mariadb(original, int(port))  # type: ignore[assignment,misc]
+            mariadb.MariadbServer.available = RunningServer.available  # type: ignore[attr-defined]
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[Any]) -> None:
-    left_out = [item for item in items if "mariadb" in item.name]
+    other = "postgresql" if os.environ.get(MARIADB_PORT) else "mariadb"
+    left_out = [item for item in items if other in item.name]
     if left_out:
         config.hook.pytest_deselected(items=left_out)
-        items[:] = [item for item in items if "mariadb" not in item.name]
+        items[:] = [item for item in items if other not in item.name]

@@ -20,13 +20,14 @@ import random
 import shutil
 import subprocess
 import sys
+import tempfile
 from collections.abc import Iterator
-from contextlib import ExitStack, chdir
+from contextlib import ExitStack, chdir, contextmanager
 from pathlib import Path
 from typing import Any
 
 from tests.mutation.parts import PARTS, Part
-from tests.mutation.plugin import POSTGRES_URL
+from tests.mutation.plugin import MARIADB_PORT, POSTGRES_URL
 from tests.mutation.survivors import Survivor, explain
 
 ROOT = Path(__file__).parent.parent.parent
@@ -37,24 +38,28 @@ START_S = 5
 FACTOR = 3
 PLAIN = "_plain_"
 """Before the name of a function whose decorator was taken off."""
+MEMORY = Path("/dev/shm")
 KILLED, SURVIVED, TIMEOUT, UNTRIED = "killed", "survived", "timeout", "not tried"
 
 
 def run(name: str, folder: Path, *, sample: int | None = None, seed: int = 1, again: bool = False) -> dict[str, Any]:
-    """Try the mutants of one part, or a sample of them, or those that survived once more; the figures."""
+    """Try the mutants of one part, or a sample of them, or those that survived once more; the figures.
+
+    With both, what of the sample is not known to be killed.
+    """
     part = PARTS[name]
     stage(part, folder)
-    names = [mutant for mutant, result in results(folder) if again and result == SURVIVED]
-    if again and not names:
-        return _figures(folder, dict(results(folder)))
+    known, everything = dict(results(folder)), sorted(_all_names(folder))
+    names = [mutant for mutant in everything if again and known.get(mutant) == SURVIVED]
     if sample is not None:
-        everything = sorted(_all_names(folder))
         names = random.Random(seed).sample(everything, min(sample, len(everything)))
+        names = [mutant for mutant in names if not again or known.get(mutant) not in (KILLED, TIMEOUT)]
+    if again and not names:
+        return _figures(folder, known)
     with ExitStack() as held:
         kept = {key: value for key, value in os.environ.items() if not key.startswith("PYTEST_")}
         environment = {**kept, "PYTHONDONTWRITEBYTECODE": "1"}
-        if part.needs_postgres:
-            environment[POSTGRES_URL] = _postgres(held)
+        environment |= _server(part, held)
         command = [sys.executable, "-m", "mutmut", "run", "--max-children", "1", *names]
         done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, check=False)
     found = dict(results(folder))
@@ -120,15 +125,42 @@ def _files(path: Path) -> Iterator[Path]:
         yield path
 
 
-def _postgres(held: ExitStack) -> str:
-    from syncpoint.testing.servers.postgres import PostgresServer
+def _server(part: Part, held: ExitStack) -> dict[str, str]:
+    """Start what the tests need; the environment that tells them. Raises RuntimeError: not on this machine."""
+    if part.server == "postgresql":
+        from syncpoint.testing.servers.postgres import PostgresServer
 
-    server = held.enter_context(PostgresServer(settings={"max_connections": "200"}))
-    return server.url("postgres")
+        postgres = held.enter_context(PostgresServer(_in_memory(held), settings={"max_connections": "200"}))
+        return {POSTGRES_URL: postgres.url("postgres")}
+    if part.server == "mariadb":
+        from syncpoint.testing.servers.mariadb import MariadbServer
+
+        if not MariadbServer.available():
+            raise RuntimeError("MariaDB's part needs a server (scripts/mariadb.sh says how).")
+        mariadb = held.enter_context(MariadbServer(_in_memory(held)))
+        return {MARIADB_PORT: str(mariadb.port)}
+    return {}
+
+
+def _in_memory(held: ExitStack) -> Path | None:
+    """A folder in which a force costs a server nothing, where the machine has one: no power fails in these tests."""
+    if not os.access(MEMORY, os.W_OK):
+        return None
+    return Path(held.enter_context(tempfile.TemporaryDirectory(dir=MEMORY, ignore_cleanup_errors=True)))
+
+
+@contextmanager
+def _inside(folder: Path) -> Iterator[None]:
+    """In a part's folder, with its settings: mutmut keeps those it has read first."""
+    from mutmut.configuration import reset_config
+
+    with chdir(folder):
+        reset_config()
+        yield
 
 
 def _all_names(folder: Path) -> Iterator[str]:
-    with chdir(folder):
+    with _inside(folder):
         from mutmut.configuration import config
         from mutmut.mutation.file_mutation import mutate_file_contents
         from mutmut.utils.format_utils import get_mutant_name
@@ -178,7 +210,7 @@ def _file(mutant: str) -> str:
 
 def survivor(folder: Path, mutant: str) -> Survivor:
     """What a mutant changed, in words that stay when other mutants come and go."""
-    with chdir(folder):
+    with _inside(folder):
         from mutmut.mutation.diff_apply import get_diff_for_mutant
         from mutmut.utils.format_utils import orig_function_and_class_names_from_key
 
@@ -207,9 +239,13 @@ def main() -> int:
         if asked.anew:
             shutil.rmtree(folder, ignore_errors=True)
         if asked.show:
-            figures[name] = _figures(folder, dict(results(folder)))
+            found = dict(results(folder))
+            if any(result != UNTRIED for result in found.values()):
+                figures[name] = _figures(folder, found)
         else:
             figures[name] = run(name, folder, sample=asked.sample, seed=asked.seed, again=asked.again)
+    if not figures:
+        sys.exit("Nothing has been tried yet: make mutants")
     total: dict[str, Any] = {
         word: sum(one[word] for one in figures.values()) for word in ("mutants", "killed", "survived", "explained")
     }

@@ -123,7 +123,7 @@ AT: dict[str, Callable[[], Recorded]] = {
 
 def test_prepared_is_forced_before_the_yes() -> None:  # S-I1, B10
     part = preparing()
-    assert part.vote is None
+    assert (part.vote, part.is_promised) == (None, False)
     part.voted(B1, Choice.YES, b"one")
     effects = part.voted(B2, Choice.YES, b"two")
     assert (part.state, part.vote, effects.then) == (State.PROMISING, None, ())
@@ -175,6 +175,14 @@ def test_without_its_record_it_votes_no(lost: bool) -> None:
     effects = part.force_lost() if lost else part.refused("the journal was away")
     assert (effects.force, part.vote, part.state) == ((), Choice.NO, State.ABORTING)  # S-I1
     assert effects.then == (Send(What.ABORT, B1), Send(What.ABORT, B2))
+    assert part.why == ("the reply to its Prepared record was lost" if lost else "the journal was away")
+
+
+def test_the_first_reason_is_the_one_that_is_told() -> None:
+    part = active()
+    part.withdraw("its time was over")
+    part.prepare([B1], DECIDED)
+    assert (part.vote, part.why) == (Choice.NO, "its time was over")
 
 
 def test_in_doubt_nothing_here_has_an_effect() -> None:  # S-I2, A7
@@ -215,6 +223,7 @@ def test_a_commit_that_is_not_certain_leaves_it_in_doubt(lost: bool) -> None:  #
 
 def test_told_abort_it_ends_its_promise_when_all_have_answered() -> None:
     part = told_abort()
+    assert part.why == "its superior aborted"
     assert part.answered(B1, Answer.ABORTED).lazily == ()
     assert part.answered(B2, Answer.ABORTED).lazily == (
         End(transaction=KEY.transaction.raw, attempt=KEY.attempt.to_int()),
@@ -257,7 +266,7 @@ def test_told_once_is_obeyed_and_anything_else_changes_nothing(name: str, commit
         part.told(commit=commit)
     else:
         before = repr(part)
-        with pytest.raises(Illegal):
+        with pytest.raises(Illegal, match=f"^told commit={commit} in {part.state.name}$"):
             part.told(commit=commit)
         assert repr(part) == before
 
@@ -280,7 +289,7 @@ def test_every_transition_of_a_subordinate_is_reached() -> None:
 def test_one_branch_of_a_superior_is_one_transaction_here() -> None:
     other = Identifier(SUPERIOR.coordinator, SUPERIOR.transaction, SUPERIOR.attempt, BranchNumber(3))
     assert TransactionId.under(SUPERIOR) == KEY.transaction != TransactionId.under(other)
-    with pytest.raises(AssertionError):
+    with pytest.raises(AssertionError, match=r"^a subordinate's transaction is named by its superior's\b"):
         Subordinate(KEY, OWN, other)
 
 

@@ -119,6 +119,9 @@ def _read(module: str, config: str, output: str, seconds: float) -> Result:
 # --- traces -----------------------------------------------------------------------------------------------------
 
 
+BATCH_SIZE_MAX = 300
+
+
 @dataclass(frozen=True)
 class Verdicts:
     """Of a batch of traces: which were accepted, and at which event (from 1) each other one was rejected."""
@@ -130,11 +133,14 @@ class Verdicts:
 
 
 def validate(traces: Sequence[Trace], module: str = "FolderTraces", *, workers: int = 1) -> Verdicts:
-    """Check traces: one run for the small ones and one for the others, since TLC's states are as large as the largest
-    trace needs."""
+    """Check traces: small ones apart from the others, since TLC's states are as large as the largest trace needs; and
+    so many at once that TLC's memory is enough on a small machine."""
     small = [trace for trace in traces if trace.processes <= 2 and trace.tries == 1]
-    large = [trace for trace in traces if trace not in small]
-    runs = [_validate(batch, module, workers) for batch in (small, large) if batch]
+    large = [trace for trace in traces if not (trace.processes <= 2 and trace.tries == 1)]
+    batches = [
+        kind[start : start + BATCH_SIZE_MAX] for kind in (small, large) for start in range(0, len(kind), BATCH_SIZE_MAX)
+    ]
+    runs = [_validate(batch, module, workers) for batch in batches]
     return Verdicts(
         tuple(trace for run in runs for trace in run.accepted),
         tuple(one for run in runs for one in run.rejected),

@@ -148,3 +148,19 @@ def test_an_image_is_the_disk_again_with_the_same_folders() -> None:
     assert again.identity("/a") == disk.identity("/a")
     again.crash()
     assert again.read("/a/f") == b"bytes"
+
+
+def test_a_folder_whose_force_failed_may_be_there_or_not() -> None:
+    """It is made, and what is put into it is recorded too; nothing says that it lasts."""
+    disk, recording = MemoryDisk(), Recording()
+    process = recording.process(disk)
+    disk.fail_force_at = disk.forces + 1
+    with pytest.raises(OSError, match="the force failed"):
+        process.make_folder("/a")
+    process.create("/a/f")
+    *_, last = points(recording)
+    assert {tuple(sorted(state)) for state in last.states(limit=99, chance=random.Random(1))} == {
+        ("/",),
+        ("/", "/a"),
+        ("/", "/a", "/a/f"),
+    }

@@ -18,9 +18,10 @@ from pathlib import Path
 
 import syncpoint
 from syncpoint.demo.bank import ACCOUNTS, Order, carry_out
-from syncpoint.errors import OutcomePending, TransactionAborted, TransactionRunning
+from syncpoint.errors import JournalUnavailable, OutcomePending, TransactionAborted, TransactionRunning
 
 TIMEOUT_S = 5.0
+REOPEN_S = 0.1
 
 
 @dataclass(frozen=True)
@@ -69,7 +70,7 @@ class Worker:
 
     def run(self) -> None:
         open_orders = self._left_open()
-        with syncpoint.TransactionManager(self.plan.journal, self.plan.urls, timeout=TIMEOUT_S) as manager:
+        with self._opened() as manager:
             self.log.write("started", f"{os.getpid()} {manager.incarnation}")
             threads = [
                 threading.Thread(target=self._work, args=(manager, number, open_orders), daemon=True)
@@ -80,6 +81,17 @@ class Worker:
             for thread in threads:
                 thread.join()
         self.log.write("ended", str(os.getpid()))
+
+    def _opened(self) -> syncpoint.TransactionManager:
+        """The manager. Its journal's database may be restarting just now: then it is opened again."""
+        while True:
+            manager = syncpoint.TransactionManager(self.plan.journal, self.plan.urls, timeout=TIMEOUT_S)
+            try:
+                return manager.open()
+            except JournalUnavailable:
+                self.log.write("unopened", "journal")
+                if self.stop.wait(REOPEN_S):
+                    raise SystemExit from None  # told to stop before there was anything to stop
 
     def _left_open(self) -> list[str]:
         """Transfers that an earlier process of this slot began and was not told about."""

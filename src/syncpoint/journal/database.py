@@ -86,7 +86,7 @@ class DatabaseJournal(Journal):
         self._state = "new"
 
     def __repr__(self) -> str:
-        living = self._living if self._state != "new" else None
+        living = getattr(self, "_living", None)  # there is none before it is opened
         return f"<DatabaseJournal {self._store.resource.safe_url} {self._state} {living!r}>"
 
     @property

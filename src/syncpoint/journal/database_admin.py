@@ -73,12 +73,19 @@ class DatabaseAdmin:
         if refused:
             fix = "Restore the newest copy; if it is lost for good: syncpoint journal adopt-copy"
             return Finding(Severity.REFUSED, TABLES_CHECK, f"an older copy: {refused}", fix)
-        return Finding(Severity.OK, TABLES_CHECK, f"there: coordinator {guid}, {counter} starts of processes")
+        return Finding(
+            Severity.OK, TABLES_CHECK, f"there: coordinator {(guid or '').lower()}, {counter} starts of processes"
+        )
 
     def adopt(self, session: Session) -> Script[AdoptedDatabase]:
-        """Make a restored copy the journal from now on. Raises JournalRefused when there is no journal."""
+        """Make a restored copy the journal from now on.
+
+        Raises JournalRefused when there is no journal, SetupRefused when it cannot be read or written.
+        """
         said = yield from read_head(self.store, self._sql, session)
-        if said.trouble is not Trouble.NONE or not said.rows[0]:
+        if said.trouble not in (Trouble.NONE, Trouble.MISSING):
+            raise self.store.refused(said.error)
+        if said.trouble is Trouble.MISSING or not said.rows[0]:
             raise JournalRefused(
                 f"There is no journal in {self.store.resource.safe_url}.",
                 advice="Name the database that the application's journal is in.",

@@ -53,7 +53,7 @@ def open_head(store: Store, sql: Statements, session: Session, random: Random, c
             f"The journal in {store.resource.safe_url} is an older copy: {refused}",
             advice="Restore the newest one. If that is lost for good: `syncpoint journal adopt-copy`.",
         )
-    return Opened(Guid.parse(guid or ""), Guid.parse(_only(said.rows[1])))
+    return Opened(_guid(store, guid, "journal"), _guid(store, _only(said.rows[1]), "resource"))
 
 
 def _refuse_lies(store: Store, session: Session) -> Script[None]:
@@ -120,5 +120,12 @@ def _check_cluster(store: Store, found: str, wanted: str) -> None:
         )
 
 
-def _only(found: tuple[Row, ...]) -> str:
-    return found[0][0] or "" if found else ""
+def _guid(store: Store, digits: str | None, table: str) -> Guid:
+    try:
+        return Guid.parse(digits or "")
+    except ValueError as error:  # none, or not ours
+        raise store.refused(f"syncpoint.{table} does not hold the GUID that it must: {error}") from None
+
+
+def _only(found: tuple[Row, ...]) -> str | None:
+    return found[0][0] if found else None

@@ -85,7 +85,8 @@ class Living:
         said = yield from self._wire.insist(self._sql.draw(self._process), "draw an incarnation", repeat=True)
         guid, refused = said.rows[0][0] if said.rows and said.rows[0] else (None, None)
         where = self._store.resource.safe_url
-        if guid is None and said.trouble in (Trouble.NONE, Trouble.MISSING):
+        # Without its row there is no number to draw: FENCED.
+        if guid is None and said.trouble in (Trouble.NONE, Trouble.MISSING, Trouble.FENCED):
             self._fail(f"The journal in {where} is gone.")
         if guid is not None and Guid.parse(guid) != self._journal:
             self._fail(f"The journal in {where} is not the one any more that this process opened.")

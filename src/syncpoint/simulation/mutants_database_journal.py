@@ -221,8 +221,8 @@ def _judge_unheard() -> Iterator[None]:
 
 SILENCES = ("pause", "pause-while-committing", "journal-cut", "journal-stall", "cut", "kill", "delay")
 """Processes fall silent, and most wake up again."""
-GUESSES = ("journal-clock-drift", "journal-stall", "journal-cut", "clock-drift")
-"""Processes that live and work are taken for dead."""
+DEATHS = ("kill", "pause", "pause-while-committing", "kill-while-committing")
+"""Processes die, or fall silent, in the midst of committing: others finish what they decided, several at once."""
 LOSSES = ("lose-a-reply", "journal-slow", "journal-stall", "journal-cut", "cut-replies", "delay", "loss", "kill")
 """Replies of the journal are lost, or late."""
 CRASHES = ("database-restart-while-committing", "database-restart", "journal-slow", "kill")
@@ -314,7 +314,7 @@ MUTANTS: Sequence[Mutant] = (
         "evidence that is absent proves nothing of what others have ended",
         "journal/database.py",
         partial(put, DatabaseJournal, "unended", _unended),
-        GUESSES,
+        DEATHS,
     ),
     _mutant(
         "ends-not-forced",

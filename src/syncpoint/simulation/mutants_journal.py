@@ -239,8 +239,7 @@ MUTANTS: tuple[Mutant, ...] = (
         "the same attempt again",
         "an attempt is never reused",
         patch=lambda: put(FolderJournal, "next_attempt", _same_attempt),
-        workload="resends",
-        kinds=("loss", "lose-a-reply", "kill-while-committing", "cut-replies"),
+        kinds=("lose-a-reply", "cut-replies", "database-restart-while-committing"),
     ),
     F(
         "incarnations end early",

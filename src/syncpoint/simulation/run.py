@@ -237,7 +237,14 @@ class Seed:
                 left.append(f"{application.host.name}/{application.name} is not up")
             elif core.live or core.deciding or core.unsettled:
                 left.append(f"{application.host.name}/{application.name} has transactions that have not ended")
+            elif count := _unended(core.journal):
+                left.append(f"{count} Commit records of {application.host.name}/{application.name} have not ended")
         return left
+
+
+def _unended(journal: Journal) -> int:
+    """Commit records in a folder that this process has to see finished. (Those in a database are counted there.)"""
+    return len(journal._index.unended.keys() - journal._noted_ends) if isinstance(journal, FolderJournal) else 0
 
 
 def run_seed(number: int, options: Options = EVERYTHING) -> Outcome:

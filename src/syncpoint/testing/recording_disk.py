@@ -83,10 +83,19 @@ class RecordingDisk(Disk):
 
     def make_folder(self, path: str) -> None:
         self._recording.before("make_folder", path)
-        self.disk.make_folder(path)
-        self._recording.note(Operation("make_folder", path, inode=self.disk.identity(path)[1]))
+        try:
+            self.disk.make_folder(path)
+        except OSError:
+            if self.disk.exists(path):  # made, but not durably: the folder's force is a part of it
+                self._note_folder(path)
+                self._recording.note(Operation("failed_force", posixpath.dirname(path)))
+            raise
+        self._note_folder(path)
         self._recording.before("force_folder", path)
         self._recording.note(Operation("force_folder", posixpath.dirname(path)))
+
+    def _note_folder(self, path: str) -> None:
+        self._recording.note(Operation("make_folder", path, inode=self.disk.identity(path)[1]))
 
     def create(self, path: str) -> OpenFile:
         self._recording.before("create", path)

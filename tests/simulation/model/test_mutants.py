@@ -63,7 +63,14 @@ def test_a_function_is_patched_wherever_it_was_imported() -> None:
     assert recovering.fate_of is recovery.fate_of is not changed
 
 
-@pytest.mark.parametrize("name", ["a lost verdict reads as a refusal", "a Commit record speaks for all attempts"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "a lost verdict reads as a refusal",
+        "a Commit record speaks for all attempts",
+        "a subordinate's recovery rolls back what was promised",
+    ],
+)
 def test_a_counterexample_is_a_transcript_that_can_be_played(name: str) -> None:
     (mutant,) = [one for one in MUTANTS if one.name == name]
     scope = scope_named(EXPECTED[name]["scope"])

@@ -50,6 +50,8 @@ def test_every_step_of_the_model_can_happen_in_some_scope() -> None:
         "drop_aborts",
         "drop_evidence",
         "act_lost",
+        "tree_acknowledged",
+        "tree_answered",
     }
     assert set(STEPS) - seen <= late | {"hang_up", "settle_left", "decide_left", "look_at_evidence", "end"}
 

@@ -15,6 +15,7 @@
     interning.py    small numbers for the parts of a world
     explore.py      breadth first, every state once
     transcript.py   the shortest way to a violation, to be read, and to be played again
+    tree/           two managers, one below the other, as another such value; rules.py: which of the two a scope is of
     mutants/        deliberate bugs in protocol/; every one must be refuted (refute.py)
     report.py       many scopes and mutants side by side, and the figures
 

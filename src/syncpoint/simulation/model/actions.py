@@ -26,19 +26,26 @@ SESSION_GONE = frozenset({Standing.UNKNOWN, Standing.PENDING, Standing.ENDED})
 
 def apply(world: World, action: Action) -> World:
     name, arguments = action
-    return STEPS[name](world, *arguments)
+    after: World = STEPS[name](world, *arguments)
+    return after
 
 
 def actions(world: World) -> list[Action]:
     """Everything that can happen next."""
-    found = [*_on_the_way(world), *_at_managers(world), *_at_journal(world)]
+    return list(one_by_one(world))
+
+
+def one_by_one(world: World) -> Iterator[Action]:
+    """The same, for who needs only the first."""
+    yield from _on_the_way(world)
+    yield from _at_managers(world)
+    yield from _at_journal(world)
     for index, process in enumerate(world.processes):
         if process.is_alive:
-            found += _at_process(world, index, process)
-            found += _recovery(world, index, process)
+            yield from _at_process(world, index, process)
+            yield from _recovery(world, index, process)
         elif len(world.journal.visible.keepers) < world.scope.incarnations_max:
-            found.append(("start", (index,)))
-    return found
+            yield "start", (index,)
 
 
 def _order_of_message(message: Message) -> tuple[Unit, int, bool]:

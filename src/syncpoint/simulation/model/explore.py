@@ -11,18 +11,12 @@ from array import array
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import Any
 
 from syncpoint.protocol.words import Illegal
-from syncpoint.simulation.model.actions import Action, actions, apply
-from syncpoint.simulation.model.healing import Healing
 from syncpoint.simulation.model.interning import Interning, Mark
-from syncpoint.simulation.model.invariants import check
-from syncpoint.simulation.model.manager import Manager
 from syncpoint.simulation.model.names import Violation
-from syncpoint.simulation.model.process import Process
-from syncpoint.simulation.model.scope import Scope
-from syncpoint.simulation.model.steps import run, start
-from syncpoint.simulation.model.world import World
+from syncpoint.simulation.model.rules import Action, AnyScope, apply, rules_of
 
 PROGRESS_EVERY_STATES = 20_000
 
@@ -31,7 +25,7 @@ PROGRESS_EVERY_STATES = 20_000
 class Counterexample:
     """The shortest way to a violation."""
 
-    scope: Scope
+    scope: AnyScope
     rule: str
     found: str
     way: tuple[Action, ...]
@@ -44,7 +38,7 @@ class Counterexample:
 class Exploration:
     """What came of exploring one scope."""
 
-    scope: Scope
+    scope: AnyScope
     states: int = 0
     transitions: int = 0
     depth: int = 0
@@ -55,23 +49,15 @@ class Exploration:
     """Names of the steps that happened at all."""
 
 
-def beginning(scope: Scope) -> World:
-    """All processes have started, and the first has run the transaction up to its wish to commit."""
-    process = Process(passes=(None,) * scope.managers)
-    world = World(scope, (process,) * scope.processes, (Manager(),) * scope.managers)
-    for index in range(min(scope.processes, scope.incarnations_max)):
-        world = start(world, index)
-    return run(world, 0)
-
-
 class Explorer:
     """Explores one scope."""
 
-    def __init__(self, scope: Scope, *, states_max: int | None = None) -> None:
+    def __init__(self, scope: AnyScope, *, states_max: int | None = None) -> None:
         self.scope = scope
         self._states_max = states_max
         self._interning = Interning()
-        self._healing = Healing(self._interning)
+        self._rules = rules_of(scope)
+        self._healing = self._rules.healing(self._interning)
         self._numbers: dict[Mark, int] = {}
         self._parents = array("l")
         self._choices = array("l")
@@ -91,20 +77,20 @@ class Explorer:
 
     def _explore(self, result: Exploration, progress: Callable[[Exploration], None]) -> None:
         try:
-            first = beginning(self.scope)
+            first = self._rules.beginning(self.scope)
         except (AssertionError, Illegal, KeyError) as error:
             result.counterexample = self._blame(error, -1, None, [])
             return
         mark = self._interning.mark(first)
         self._add(mark, -1, -1)
-        queue: deque[tuple[World, Mark, int]] = deque([(first, mark, 0)])
+        queue: deque[tuple[Any, Mark, int]] = deque([(first, mark, 0)])
         while queue:
             world, mark, depth = queue.popleft()
             number = self._numbers[mark]
             result.depth = depth
             if self._is_broken(result, number, world, mark):
                 return
-            for choice, action in enumerate(actions(world)):
+            for choice, action in enumerate(self._rules.actions(world)):
                 result.transitions += 1
                 result.steps_taken.add(action[0])
                 try:
@@ -128,12 +114,12 @@ class Explorer:
         self._parents.append(parent)
         self._choices.append(choice)
 
-    def _check(self, world: World, mark: Mark) -> None:
+    def _check(self, world: Any, mark: Mark) -> None:
         self._healing.way = []
-        check(world)
+        self._rules.check(world)
         self._healing.check(world, mark)
 
-    def _is_broken(self, result: Exploration, number: int, world: World, mark: Mark) -> bool:
+    def _is_broken(self, result: Exploration, number: int, world: Any, mark: Mark) -> bool:
         try:
             self._check(world, mark)
         except (AssertionError, Illegal, KeyError) as error:
@@ -156,14 +142,14 @@ class Explorer:
             choices.append(self._choices[number])
             number = self._parents[number]
         way: list[Action] = []
-        world = beginning(self.scope)
+        world = self._rules.beginning(self.scope)
         for choice in reversed(choices):
-            action = actions(world)[choice]
+            action = self._rules.actions(world)[choice]
             way.append(action)
             world = apply(world, action)
         return way
 
 
-def explore(scope: Scope, progress: Callable[[Exploration], None] | None = None) -> Exploration:
+def explore(scope: AnyScope, progress: Callable[[Exploration], None] | None = None) -> Exploration:
     """Explore one scope completely, or up to the first violation."""
     return Explorer(scope).explore(progress)

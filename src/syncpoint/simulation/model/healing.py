@@ -119,14 +119,13 @@ class _EndsWell(Exception):
 
 def _next(world: World) -> Action | None:
     """What happens of its own accord, a pass under way included."""
-    found = possible.actions(world)
-    for action in found:
+    passing: Action | None = None
+    for action in possible.one_by_one(world):
         if action[0] in OWN_ACCORD:
             return action
-    for action in found:
-        if action[0] in PASSING:
-            return action
-    return None
+        if passing is None and action[0] in PASSING:
+            passing = action
+    return passing
 
 
 def _takeovers(world: World, index: int) -> Iterator[Action]:

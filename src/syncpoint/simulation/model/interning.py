@@ -5,11 +5,15 @@ Two worlds have the same mark if and only if they behave alike and no invariant 
 
 from __future__ import annotations
 
-from typing import TypeAlias
-
-from syncpoint.simulation.model.world import World
+from typing import Protocol, TypeAlias
 
 Mark: TypeAlias = tuple[int, ...]
+
+
+class World(Protocol):
+    """Anything that is made of parts."""
+
+    def parts(self) -> tuple[object, ...]: ...
 
 
 class Interning:
@@ -20,9 +24,9 @@ class Interning:
 
     def mark(self, world: World, before: World | None = None, mark: Mark = ()) -> Mark:
         """The mark of a world. `before` with its `mark`: a world it came from; what they share is not looked at."""
-        old = () if before is None else parts_of(before)
+        old = () if before is None else before.parts()
         numbers = []
-        for place, part in enumerate(parts_of(world)):
+        for place, part in enumerate(world.parts()):
             if before is not None and part is old[place]:
                 numbers.append(mark[place])
             else:
@@ -32,7 +36,3 @@ class Interning:
     def _number(self, part: object) -> int:
         key = part.mark() if hasattr(part, "mark") else part
         return self._numbers.setdefault(key, len(self._numbers))
-
-
-def parts_of(world: World) -> tuple[object, ...]:
-    return (*world.processes, *world.managers, world.journal, world.messages, world.appends)

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 from syncpoint.simulation.model.explore import Counterexample, Explorer
 from syncpoint.simulation.model.mutants import Mutant
-from syncpoint.simulation.model.scope import Scope
+from syncpoint.simulation.model.rules import AnyScope
 
 ROUNDS_STATES_MAX = (300, 4_000, None)
 
@@ -34,7 +34,7 @@ class Refutation:
         return f"{self.mutant.name}: {shown.rule}, after {self.states} states of {shown.scope.name!r}"
 
 
-def refute(mutant: Mutant, scopes: Sequence[Scope], rounds: Sequence[int | None] = ROUNDS_STATES_MAX) -> Refutation:
+def refute(mutant: Mutant, scopes: Sequence[AnyScope], rounds: Sequence[int | None] = ROUNDS_STATES_MAX) -> Refutation:
     """Explore the scopes with the bug, until one refutes it."""
     done: set[str] = set()
     states = 0

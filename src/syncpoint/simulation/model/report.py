@@ -19,7 +19,7 @@ from typing import Any
 from syncpoint.simulation.model.explore import Exploration, Explorer
 from syncpoint.simulation.model.mutants import MUTANTS, Mutant
 from syncpoint.simulation.model.refute import Refutation, refute
-from syncpoint.simulation.model.scope import Scope
+from syncpoint.simulation.model.rules import AnyScope
 from syncpoint.simulation.model.scopes import SCOPES, scope_named
 from syncpoint.simulation.model.transcript import write
 
@@ -118,7 +118,7 @@ def _scope_figures(one: Exploration) -> dict[str, Any]:
 # --- side by side -----------------------------------------------------------------------------------------------
 
 
-def explore_all(scopes: Sequence[Scope], say: Say, *, workers: int) -> list[Exploration]:
+def explore_all(scopes: Sequence[AnyScope], say: Say, *, workers: int) -> list[Exploration]:
     """Explore every scope; those that need longest are begun first (they stand last)."""
     found: dict[str, Exploration] = {}
     with _pool(workers) as pool:

@@ -7,12 +7,14 @@ Not for: what the words of a scope mean (scope.py).
 from __future__ import annotations
 
 from syncpoint.protocol.words import Choice
+from syncpoint.simulation.model.rules import AnyScope
 from syncpoint.simulation.model.scope import Scope
+from syncpoint.simulation.model.tree.scope import TreeScope
 
 YES = (Choice.YES,)
 YES_NO = (Choice.YES, Choice.NO)
 
-SCOPES: list[Scope] = [
+SCOPES: list[AnyScope] = [
     # --- one branch, or none -------------------------------------------------------------------------------
     Scope("one phase", writers=(1,), caller_gives_up=True),
     Scope("one phase, taken for dead", writers=(1,), caller_gives_up=True, cleaning=True, wrong_guess=True),
@@ -127,6 +129,10 @@ SCOPES: list[Scope] = [
         connections_lost=False,
         replies_of_journal_lost=False,
     ),
+    # --- a tree of depth 2 ---------------------------------------------------------------------------------------
+    TreeScope("a tree, the subordinate dies", starts_max=(1, 2), connections_lost=False),
+    TreeScope("a tree, the superior dies", starts_max=(2, 1), connections_lost=False),
+    TreeScope("a tree, records not taken", starts_max=(1, 2), connections_lost=False, refusals=True),
     # --- the full command only ----------------------------------------------------------------------------------
     Scope("full: folder", own_disk=True, passes_max=2, out_of_time=True, incarnations_max=3, small=False),
     Scope("full: database", passes_max=2, cleaning=True, votes=YES_NO, small=False),
@@ -157,6 +163,21 @@ SCOPES: list[Scope] = [
         cleaning=True,
         connections_lost=False,
         replies_of_journal_lost=False,
+        small=False,
+    ),
+    Scope(
+        "full: three processes, one taken for dead",
+        processes=3,
+        incarnations_max=3,
+        recoverers=(1, 2),
+        suspects=(0,),
+        votes=YES,
+        wrong_guess=True,
+        restarts=False,
+        crashes=False,
+        cleaning=True,
+        connections_lost=False,
+        replies_of_journal_lost=False,
         passes_max=2,
         small=False,
     ),
@@ -164,6 +185,7 @@ SCOPES: list[Scope] = [
         "full: two attempts",
         has_id=True,
         runners=2,
+        recoverers=(1,),
         attempts_max=2,
         votes=YES,
         wrong_guess=True,
@@ -171,10 +193,13 @@ SCOPES: list[Scope] = [
         connections_lost=False,
         small=False,
     ),
-    Scope("full: three RMs", managers=3, writers=(1, 2, 3), own_disk=True, votes=YES_NO, restarts=False, small=False),
+    Scope("full: three RMs", managers=3, writers=(1, 2, 3), own_disk=True, votes=YES, restarts=False, small=False),
+    TreeScope("full: a tree, both die", connections_lost=False, small=False),
+    TreeScope("full: a tree, connections lost", starts_max=(1, 2), small=False),
+    TreeScope("full: a tree, no votes", starts_max=(1, 1), votes=YES_NO, out_of_time=True, small=False),
 ]
 
 
-def scope_named(name: str) -> Scope:
+def scope_named(name: str) -> AnyScope:
     """Raises KeyError."""
     return {scope.name: scope for scope in SCOPES}[name]

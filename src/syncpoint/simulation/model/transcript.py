@@ -9,20 +9,23 @@ Not for: finding counterexamples (explore.py).
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Any
 
 from syncpoint.protocol.coordinator import What
 from syncpoint.protocol.words import Illegal
 from syncpoint.records import Commit, Record
-from syncpoint.simulation.model.actions import Action, actions, apply
-from syncpoint.simulation.model.explore import Counterexample, beginning
-from syncpoint.simulation.model.invariants import check
+from syncpoint.simulation.model.explore import Counterexample
 from syncpoint.simulation.model.journal import GONE
 from syncpoint.simulation.model.names import MANAGERS, TRANSACTION, Unit, Violation, listed_in, try_of
 from syncpoint.simulation.model.process import Process
-from syncpoint.simulation.model.scope import Scope
+from syncpoint.simulation.model.rules import Action, AnyScope, apply, rules_of
+from syncpoint.simulation.model.tree import showing
+from syncpoint.simulation.model.tree.scope import TreeScope
+from syncpoint.simulation.model.tree.world import TreeWorld
 from syncpoint.simulation.model.world import World, text_of
 
 BEGIN = "process 0 runs the transaction"
+BEGIN_TREE = "the superior is asked to commit"
 FUTURE = "# faults stop here, and what is left is recovered"
 
 
@@ -31,7 +34,7 @@ def write(shown: Counterexample, mutant: str = "") -> str:
     head = [f"# {shown.rule}: {shown.found}", f"# scope: {shown.scope.name}"]
     head += [f"# mutant: {mutant}"] if mutant else []
     world = beginning_of(shown.scope)
-    blocks = ["\n".join(head), _block(BEGIN, world)]
+    blocks = ["\n".join(head), _block(_begin(shown.scope), world)]
     for number, action in enumerate((*shown.way, *shown.future)):
         comment = FUTURE + "\n" if number == len(shown.way) else ""
         after = _apply(world, action)
@@ -40,15 +43,19 @@ def write(shown: Counterexample, mutant: str = "") -> str:
     return "\n\n".join(blocks) + "\n"
 
 
-def beginning_of(scope: Scope) -> World | None:
+def _begin(scope: AnyScope) -> str:
+    return BEGIN_TREE if isinstance(scope, TreeScope) else BEGIN
+
+
+def beginning_of(scope: AnyScope) -> Any:
     """None: the very beginning breaks a rule."""
     try:
-        return beginning(scope)
+        return rules_of(scope).beginning(scope)
     except (AssertionError, Illegal, KeyError):
         return None
 
 
-def _apply(world: World | None, action: Action) -> World | str:
+def _apply(world: Any, action: Action) -> Any:
     """What a step leads to; or, in words, what broke."""
     assert world is not None
     try:
@@ -57,7 +64,7 @@ def _apply(world: World | None, action: Action) -> World | str:
         return f"broken: {type(error).__name__}: {error}".replace(str(TRANSACTION), "t1")
 
 
-def play(text: str, scope: Scope) -> str:
+def play(text: str, scope: AnyScope) -> str:
     """The same transcript, with the states that its commands lead to now. Raises ValueError on an unknown command."""
     world = beginning_of(scope)
     blocks: list[str] = []
@@ -67,7 +74,7 @@ def play(text: str, scope: Scope) -> str:
         lines = list(comments)
         for command in commands:
             broken = ""
-            if command != BEGIN or len(blocks) > 1:
+            if command != _begin(scope) or len(blocks) > 1:
                 assert world is not None
                 after = _apply(world, _find(world, command))
                 broken, world = (after, world) if isinstance(after, str) else ("", after)
@@ -76,15 +83,18 @@ def play(text: str, scope: Scope) -> str:
     return "\n\n".join(blocks) + "\n"
 
 
-def _find(world: World, command: str) -> Action:
-    for action in (*actions(world), *_beyond(world)):
+def _find(world: Any, command: str) -> Action:
+    for action in (*rules_of(world.scope).actions(world), *_beyond(world)):
         if text_of(*action) == command:
             return action
     raise ValueError(f"nothing of this can happen here: {command!r}")
 
 
-def _beyond(world: World) -> Iterator[Action]:
+def _beyond(world: Any) -> Iterator[Action]:
     """What may happen in a future, though it is beyond the bounds of the scope."""
+    if isinstance(world, TreeWorld):
+        yield from ((name, (index,)) for name in ("tree_kill", "tree_start") for index in (0, 1))
+        return
     yield "lose_all", ()
     for index, process in enumerate(world.processes):
         yield "start", (index,)
@@ -98,20 +108,24 @@ def _beyond(world: World) -> Iterator[Action]:
 # --- what is shown ------------------------------------------------------------------------------------------------
 
 
-def _block(command: str, world: World | None, broken: str = "") -> str:
+def _block(command: str, world: Any, broken: str = "") -> str:
     lines = [command, "----"]
     if broken or world is None:
         return "\n".join([*lines, broken or "broken: at the beginning"])
     lines += show(world)
     try:
-        check(world)
+        rules_of(world.scope).check(world)
     except Violation as violation:
         lines.append(f"broken: {violation}")
     return "\n".join(lines)
 
 
-def show(world: World) -> list[str]:
+def show(world: Any) -> list[str]:
     """The whole state, in the manner of the project's transcripts."""
+    return showing.show(world) if isinstance(world, TreeWorld) else _show(world)
+
+
+def _show(world: World) -> list[str]:
     lines = [line for index, process in enumerate(world.processes) for line in _process(index, process)]
     for number, manager in enumerate(world.managers):
         for unit, state in manager.units:

@@ -18,7 +18,7 @@ from enum import Enum, auto
 from typing import Any, NamedTuple, TypeVar
 
 from syncpoint.protocol.coordinator import What
-from syncpoint.protocol.words import Choice
+from syncpoint.protocol.words import Answer, Choice
 from syncpoint.records import Commit, KeyedRecord
 from syncpoint.simulation.model.journal import Journal, Rows
 from syncpoint.simulation.model.manager import Manager
@@ -55,6 +55,9 @@ class World(NamedTuple):
     journal: Journal = Journal()
     messages: frozenset[Message] = frozenset()
     appends: frozenset[Append] = frozenset()
+
+    def parts(self) -> tuple[object, ...]:
+        return (*self.processes, *self.managers, self.journal, self.messages, self.appends)
 
     def put(self, index: int, process: Process) -> World:
         processes = list(self.processes)
@@ -98,7 +101,7 @@ class Kind(Enum):
     """A process decides to look for what is left."""
 
 
-Step = Callable[..., World]
+Step = Callable[..., Any]
 F = TypeVar("F", bound=Step)
 TEXTS: dict[str, str] = {}
 KINDS: dict[str, Kind] = {}
@@ -121,7 +124,7 @@ def words(argument: Any) -> str:
         return f"{argument.what.name.lower().replace('_', '-')} to {argument.unit}"
     if isinstance(argument, Append):
         return f"{type(argument.record).__name__} {try_of(argument.record)}"
-    if isinstance(argument, Choice):
+    if isinstance(argument, Choice | Answer | What):
         return argument.name.lower().replace("_", "-")
     return str(argument)
 

@@ -12,7 +12,8 @@ from syncpoint.simulation.model.mutants.committing import COORDINATOR
 from syncpoint.simulation.model.mutants.patch import Mutant
 from syncpoint.simulation.model.mutants.recovering import RECOVERY
 from syncpoint.simulation.model.mutants.statements import STATEMENTS
+from syncpoint.simulation.model.mutants.trees import TREES
 
 __all__ = ["MUTANTS", "Mutant"]
 
-MUTANTS: list[Mutant] = [*COORDINATOR, *PARTICIPANT, *ADMISSION, *RECOVERY, *JUDGEMENT, *STATEMENTS]
+MUTANTS: list[Mutant] = [*COORDINATOR, *PARTICIPANT, *ADMISSION, *RECOVERY, *JUDGEMENT, *STATEMENTS, *TREES]
