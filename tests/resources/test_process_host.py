@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import threading
 from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
@@ -28,6 +29,7 @@ from syncpoint.runners.aio import AsyncRunner
 from syncpoint.runners.threads import ThreadRunner
 from syncpoint.system import SystemClock, SystemRandom
 from syncpoint.testing.in_process import Fate
+from syncpoint.testing.servers.base import wait_until
 from tests.resources.process_world import World
 
 COORDINATOR = Guid(b"C" * 16)
@@ -154,6 +156,25 @@ def test_a_managers_end_rolls_back_what_has_not_voted_and_keeps_a_vote(bank: Ban
     assert said == messages.Ended(answer="COMMITTED")
     assert bank.rows() == [(2, 5)]
     assert bank.host.in_doubt() == (0, 0)
+
+
+def test_a_branch_that_stands_in_line_when_its_manager_dies_holds_nothing_up(bank: Bank) -> None:
+    host = bank.host
+    assert host is not None
+    bank.begin(ONE)
+    name = identifier().to_bytes()
+    begin = messages.Begin(session=TWO, number=1, identifier=name, remaining_ms=20_000)
+    waiting = threading.Thread(target=bank.ask, args=(begin, "app-2"))
+    waiting.start()
+    wait_until(lambda: len(host.sessions) == 2, "the second branch to stand in line")
+    gone = threading.Thread(target=lambda: bank.runner.run(host.manager_gone("app-2")))
+    gone.start()
+    bank.ask(messages.End(session=ONE, number=2, commit=False))
+    waiting.join(20.0)
+    gone.join(20.0)
+    bank.runner.run(host.tend())
+    assert len(host.sessions) == 0
+    bank.begin(b"3" * 16, ms=1000)
 
 
 def test_a_forgotten_branch_is_rolled_back_when_its_time_is_over(bank: Bank) -> None:

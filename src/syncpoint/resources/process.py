@@ -65,6 +65,8 @@ BEGIN_SPARE_S: Final = 1.0
 """How much longer than the transaction's time an answer to Begin is waited for: the process says why it did not."""
 AWAY_S_MAX: Final = 5.0
 """How long a new branch waits for a backup to take over."""
+MEET_AWAY_S_MAX: Final = 0.5
+"""And first contact: a manager that starts is not to wait long for each that is away."""
 ASK_AGAIN_S: Final = 0.05
 TRIES_MAX: Final = 4
 
@@ -285,7 +287,7 @@ class ProcessResource(Resource):
         question = messages.Meet(
             coordinator=contact.coordinator.raw, incarnation=contact.incarnation, highest=contact.highest
         )
-        until = self.clock.monotonic() + AWAY_S_MAX
+        until = self.clock.monotonic() + MEET_AWAY_S_MAX
         _, met = yield from self._when_served(until, lambda: self._ask(session, question, messages.Met))
         self.single_writer, self.has_redo, self.speaks_sql = met.single_writer, met.has_redo, met.speaks_sql
         return Guid(met.guid)

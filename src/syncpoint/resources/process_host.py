@@ -15,6 +15,7 @@ Not for: who may ask, enrolling and taking over (process_driver.py).
 
 from __future__ import annotations
 
+from collections import deque
 from typing import Final
 
 from syncpoint.errors import (
@@ -44,6 +45,8 @@ SESSIONS_MAX: Final = 256
 OVERDUE_S: Final = 5.0
 """How long after its transaction's time a branch that has not voted is rolled back: its manager will have done so."""
 SEIZE_S: Final = 2.0
+LOOK_S: Final = 0.05
+GONE_MAX: Final = 1000
 
 
 class ProcessHost:
@@ -60,6 +63,8 @@ class ProcessHost:
                 advice="Let applications use it themselves.",
             )
         self.resource = resource
+        self._gone: deque[str] = deque(maxlen=GONE_MAX)
+        """Managers' processes that are gone. Their names are random: none comes again."""
         self.backlog = 0
         """Questions that are being carried out or wait."""
         self._runtime = runtime
@@ -83,6 +88,7 @@ class ProcessHost:
 
     def manager_gone(self, process: str) -> Script[None]:
         """A manager's process is gone: what has not voted is rolled back."""
+        self._gone.append(process)
         for hosted in self.sessions.alive():
             if hosted.process == process:
                 yield from self._give_up(hosted, f"its manager's process {process} is gone")
@@ -93,8 +99,10 @@ class ProcessHost:
             yield from self.service.leave_contacts()
         now = self._clock.monotonic()
         for hosted in self.sessions.alive():
-            if hosted.deadline and now > hosted.deadline + OVERDUE_S:
-                yield from self._give_up(hosted, "its transaction's time was over")
+            if hosted.process in self._gone:  # it stood in line, or was at work, when that was said
+                yield from self._give_up(hosted, f"its manager's process {hosted.process} is gone", LOOK_S)
+            elif hosted.deadline and now > hosted.deadline + OVERDUE_S:
+                yield from self._give_up(hosted, "its transaction's time was over", LOOK_S)
 
     def close(self) -> Script[None]:
         """Keep nothing open. What has not voted is rolled back; what has stays in doubt in the data."""
@@ -106,12 +114,13 @@ class ProcessHost:
             if (yield from self.sessions.seize(hosted, SEIZE_S)):
                 session = hosted.session
                 self._over(hosted, "the process has stopped")
+                self.sessions.release(hosted)
                 if session is not None:
                     yield from self.pool.discard(session)
 
-    def _give_up(self, hosted: Hosted, why: str) -> Script[None]:
+    def _give_up(self, hosted: Hosted, why: str, seconds: float = SEIZE_S) -> Script[None]:
         """Roll it back unless it has voted. One that is at work just now is seen to by the next round."""
-        if hosted.has_voted or not (yield from self.sessions.seize(hosted, SEIZE_S)):
+        if hosted.has_voted or not (yield from self.sessions.seize(hosted, seconds)):
             return
         try:
             if not hosted.has_voted:
