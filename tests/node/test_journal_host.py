@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import pytest
 
-from syncpoint.errors import JournalFailed, JournalUnavailable, JournalUncertain, ManagerClosed
+from syncpoint.errors import JournalFailed, JournalUnavailable, JournalUncertain, ManagerClosed, ResourceUnavailable
 from syncpoint.ids import Incarnation, Key
 from syncpoint.journal import node, node_reading
 from syncpoint.journal import node_messages as say
 from syncpoint.journal.base import Claim, Verdict
+from syncpoint.messages import Message
 from syncpoint.records import Prepared, encode_record, key_fields
 from syncpoint.testing.in_process import Fate
 from syncpoint.testing.servers.base import wait_until
@@ -167,6 +168,42 @@ def test_a_force_whose_answer_is_lost_for_good_is_uncertain_and_settled_by_an_ab
         app(app.journal.force((commit(mine),)))
     assert app(app.journal.force((abort(mine),))) == (ACCEPTED if fate is Fate.LOST else REFUSED)
     assert app(app.journal.confirm(mine.attempt.incarnation))
+
+
+def test_an_answer_that_is_lost_and_then_nobody_there_is_uncertain(
+    world: NodeWorld, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(node, "AWAY_S_MAX", 0.2)
+    app = world.application()
+    mine = own(app, 1)
+
+    def away(source: str, target: str, question: Message) -> None:
+        if isinstance(question, say.Force):
+            raise ResourceUnavailable("It is away.")
+
+    world.hall.rules.append(away)
+    world.once(say.Force, Fate.UNANSWERED)
+    with pytest.raises(JournalUncertain):
+        app(app.journal.force((commit(mine),)))
+    world.hall.rules.clear()
+    assert app(app.journal.force((abort(mine),))) == REFUSED
+
+
+def test_an_answer_that_is_lost_and_then_the_session_over_is_uncertain(world: NodeWorld) -> None:
+    app = world.application()
+    mine = own(app, 1)
+
+    def fenced(source: str, target: str, question: Message) -> None:
+        if isinstance(question, say.Force):
+            world.hall.rules.remove(fenced)
+            world.run(world.host.fence(app.name))
+
+    world.hall.rules.append(fenced)
+    world.once(say.Force, Fate.UNANSWERED)
+    with pytest.raises(JournalUncertain):
+        app(app.journal.force((commit(mine),)))
+    assert app(app.journal.force((abort(mine),))) == REFUSED
+    assert not app(app.journal.confirm(mine.attempt.incarnation))
 
 
 def test_what_was_certainly_not_asked_is_unavailable(world: NodeWorld) -> None:

@@ -6,7 +6,6 @@ import asyncio
 import json
 import logging
 import socket
-import sqlite3
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
@@ -14,6 +13,7 @@ from contextlib import closing
 from pathlib import Path
 from typing import Any
 
+import apsw
 import pytest
 from typer.testing import CliRunner
 
@@ -40,7 +40,7 @@ class World:
         self.journal = f"node://{self.address}"
         self.resources = {name: f"sqlite:///{folder}/{name}.db" for name in "ab"}
         for name in "ab":
-            with closing(sqlite3.connect(f"{folder}/{name}.db")) as connection:
+            with closing(apsw.Connection(f"{folder}/{name}.db")) as connection:
                 connection.execute("CREATE TABLE item (id INTEGER PRIMARY KEY)")
 
     def settings(self, **more: Any) -> NodeSettings:
@@ -57,8 +57,8 @@ class World:
     def counts(self) -> list[int]:
         found = []
         for name in "ab":
-            with closing(sqlite3.connect(f"{self.folder}/{name}.db")) as connection:
-                found.append(connection.execute(COUNT).fetchone()[0])
+            with closing(apsw.Connection(f"{self.folder}/{name}.db")) as connection:
+                found.append(connection.execute(COUNT).get)
         return found
 
 

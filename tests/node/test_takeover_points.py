@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import tempfile
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, suppress
 from pathlib import Path
 
@@ -17,19 +17,21 @@ import pytest
 
 from syncpoint import Transaction, TransactionManager
 from syncpoint.config import NodeSettings
-from syncpoint.errors import SyncpointError
+from syncpoint.errors import JournalUnavailable, SyncpointError, TransactionAborted
+from syncpoint.journal.base import Verdict
 from syncpoint.manager.at_node import node_link
 from syncpoint.messages import Message
 from syncpoint.node.server import Node
 from syncpoint.node.supervision import Patience
 from syncpoint.protocol.takeover import Service, State
+from syncpoint.records import Commit, Record
 from syncpoint.resources.node_messages import ListResources, Resources, Serve, TakeOver, TakeOverPlan
 from syncpoint.resources.process_driver import ProcessDriver
 from syncpoint.resources.process_host import ProcessHost
 from syncpoint.resources.process_messages import RESOURCE_VOCABULARY, End
 from syncpoint.resources.registry import make_resource
 from syncpoint.runners.threads import ThreadRunner
-from syncpoint.steps import Script
+from syncpoint.steps import Blocking, Script
 from syncpoint.system import SystemClock, SystemRandom
 from syncpoint.testing.servers.base import wait_until
 
@@ -68,7 +70,7 @@ class ResourceManager:
             return done
 
         self._host.service.on_session = stepped  # type: ignore[method-assign, assignment]
-        self.dies_when_told_to_commit = False
+        self.dies_when_told_to_commit = self._is_dying = False
         self._link.desks.append(self)
         self._link.open(self._runner, random)
         self._thread = threading.Thread(target=self._live, name="a resource manager")
@@ -88,11 +90,12 @@ class ResourceManager:
         return answer
 
     def answers(self, peer: object, question: Message) -> Script[Message] | None:
-        if self.dies_when_told_to_commit and isinstance(question, Serve):
-            inner = RESOURCE_VOCABULARY.decode(question.question)
-            if isinstance(inner, End):
+        if self.dies_when_told_to_commit and isinstance(question, Serve) and not self._is_dying:
+            self._is_dying = isinstance(RESOURCE_VOCABULARY.decode(question.question), End)
+            if self._is_dying:
                 threading.Thread(target=self.kill).start()
-                return self._nothing()
+        if self._is_dying:
+            return self._nothing()
         return self.driver.answers(peer, question)  # type: ignore[arg-type]
 
     def _nothing(self) -> Script[Message]:
@@ -198,7 +201,7 @@ def insert(manager: TransactionManager, row: int) -> set[str]:
 def test_b5_b8_b9_the_backup_dies_at_every_step_and_the_next_one_finishes(world: World) -> None:
     row, die_at, seen = 0, 1, []
     first = ResourceManager(world)
-    incarnation = world.wait_open()
+    world.wait_open()
     with world.manager() as manager:
         while True:
             row += 1
@@ -210,7 +213,7 @@ def test_b5_b8_b9_the_backup_dies_at_every_step_and_the_next_one_finishes(world:
             survived = die_at > len(dying.steps)
             seen = dying.steps
             first = dying if survived else ResourceManager(world)
-            incarnation = world.wait_open(incarnation)
+            wait_until(first.has_died_or_serves, "the next one to open")
             assert world.rows() == list(range(1, row + 1)), f"after {seen}"
             if survived:
                 break
@@ -220,6 +223,64 @@ def test_b5_b8_b9_the_backup_dies_at_every_step_and_the_next_one_finishes(world:
     assert {"ask Enrol", "told Reconcile", "data done", "ask Opened"} <= set(seen)
     assert die_at >= 12
     assert world.rows() == [*range(1, row + 1), 1000]
+
+
+@pytest.mark.parametrize("commits", [True, False], ids=["decided later", "never decided"])
+def test_b9_what_was_voted_and_not_decided_is_waited_for(world: World, commits: bool) -> None:
+    first = ResourceManager(world)
+    incarnation = world.wait_open()
+    with world.manager() as manager:
+        journal = manager._core.journal
+        force, reached, go_on = journal.force, threading.Event(), threading.Event()
+
+        def held(records: Sequence[Record]) -> Script[tuple[Verdict, ...]]:
+            if any(isinstance(record, Commit) for record in records):
+                reached.set()
+                yield Blocking(lambda: go_on.wait(20.0), "hold the decision")
+                if not commits:
+                    raise JournalUnavailable("The test says so.")
+            return (yield from force(records))
+
+        journal.force = held  # type: ignore[method-assign]
+        outcome: list[object] = []
+
+        def work() -> None:
+            try:
+                outcome.append(insert(manager, 1))
+            except TransactionAborted as error:
+                outcome.append(error)
+
+        thread = threading.Thread(target=work)
+        thread.start()
+        assert reached.wait(20.0)
+        first.kill()
+        wait_until(lambda: not first.is_alive, "its death")
+        backup = ResourceManager(world)
+        wait_until(lambda: backup.steps.count("told AskOutcome") > 1, "the backup to ask again")
+        assert not backup.driver.is_open
+        assert world.rows() == []
+        go_on.set()
+        assert world.wait_open(incarnation) == 2
+        assert world.rows() == ([1] if commits else [])
+        thread.join(20.0)
+        assert isinstance(outcome[0], set if commits else TransactionAborted)
+        journal.force = force  # type: ignore[method-assign]
+        assert insert(manager, 2) == set()
+    assert world.rows() == ([1, 2] if commits else [2])
+
+
+def test_an_application_that_does_not_tell_its_votes_is_fenced(world: World) -> None:
+    first = ResourceManager(world)
+    incarnation = world.wait_open()
+    with world.manager() as manager:
+        manager.run(add, 1)
+        manager._core.votes.answers = lambda peer, question: None  # type: ignore[method-assign]
+        first.kill()
+        ResourceManager(world)
+        world.wait_open(incarnation)
+        manager.run(add, 2)  # under another incarnation
+        assert manager._core.journal.incarnation > 2
+    assert world.rows() == [1, 2]
 
 
 def test_b6_b7_of_two_backups_at_once_one_wins_and_the_other_waits(world: World) -> None:

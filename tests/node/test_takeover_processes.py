@@ -12,7 +12,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator
-from contextlib import closing
+from contextlib import closing, suppress
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +20,11 @@ import apsw
 import pytest
 
 from syncpoint import Transaction, TransactionManager
+from syncpoint.errors import SyncpointError
+from syncpoint.manager.at_node import node_link
+from syncpoint.resources.node_messages import ListResources, ResourceLine, Resources
+from syncpoint.runners.threads import ThreadRunner
+from syncpoint.system import SystemRandom
 from syncpoint.testing.servers.base import wait_until
 
 MAIN = (sys.executable, "-c", "from syncpoint.cli import main; main()")
@@ -42,6 +47,9 @@ class Site:
         with self.log.open("wb") as out:
             command = [*MAIN, "node", "--config", str(self.config)]
             self.node = subprocess.Popen(command, stdout=out, stderr=subprocess.STDOUT)
+        self._runner = ThreadRunner()
+        self._link = node_link(self.url, role="operator", prefix="op-", random=SystemRandom())
+        self._link.open(self._runner, SystemRandom())
 
     def command(self, *arguments: str) -> Any:
         """What a command says with --json; None while it fails."""
@@ -49,13 +57,15 @@ class Site:
         done = subprocess.run(command, capture_output=True, text=True, check=False)
         return json.loads(done.stdout) if done.returncode == 0 else None
 
-    def wait_line(self, incarnation: int) -> dict[str, Any]:
-        found: list[dict[str, Any]] = []
+    def wait_line(self, incarnation: int) -> ResourceLine:
+        found: list[ResourceLine] = []
 
         def is_open() -> bool:
-            listed = self.command("resource", "list")
-            found[:] = [] if listed is None else listed["resources"]
-            return bool(found) and found[0]["state"] == "open" and found[0]["incarnation"] >= incarnation
+            with suppress(SyncpointError):
+                listed = self._runner.run(self._link.ask(ListResources(), 1.0))
+                assert isinstance(listed, Resources)
+                found[:] = listed.lines
+            return bool(found) and found[0].state == "open" and found[0].incarnation >= incarnation
 
         wait_until(is_open, f"incarnation {incarnation} to open", seconds_max=30.0)
         return found[0]
@@ -66,6 +76,8 @@ class Site:
             return [row for (row,) in other.execute("SELECT id FROM entry ORDER BY id")]
 
     def close(self) -> None:
+        self._link.close()
+        self._runner.close()
         self.node.terminate()
         self.node.wait(20.0)
 
@@ -82,19 +94,17 @@ def add(tx: Transaction, row: int) -> None:
 
 def test_b4_b6_a_killed_process_is_started_again_and_commands_say_how_it_is(site: Site) -> None:
     line = site.wait_line(1)
-    assert (line["name"], line["standbys"], line["trouble"]) == ("audit", 0, "")
     with TransactionManager(site.url, {"audit": "process://audit"}) as manager:
         manager.run(add, 1)
-        os.kill(int(line["place"].split()[-1]), signal.SIGKILL)
-        line = site.wait_line(line["incarnation"] + 1)
+        os.kill(int(line.place.split()[-1]), signal.SIGKILL)
+        line = site.wait_line(line.incarnation + 1)
         manager.run(add, 2)
-        plan = site.command("takeover", "audit", "--dry-run")
-        assert (plan["by"], plan["begun"], plan["undecided"]) == ("a new process of this node", False, [])
         plan = site.command("takeover", "audit", "--who", "anna")
-        assert plan["begun"]
-        site.wait_line(line["incarnation"] + 2)
+        assert (plan["by"], plan["begun"], plan["undecided"]) == ("a new process of this node", True, [])
+        site.wait_line(line.incarnation + 2)
         manager.run(add, 3)
     assert site.rows() == [1, 2, 3]
     said = site.log.read_text()
     assert "superseded (taken over by anna)" in said
-    assert site.command("takeover", "ledger") is None
+    (listed,) = site.command("resource", "list")["resources"]
+    assert (listed["name"], listed["state"], listed["standbys"], listed["trouble"]) == ("audit", "open", 0, "")

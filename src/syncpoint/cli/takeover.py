@@ -116,9 +116,7 @@ def _as_document(line: ResourceLine) -> dict[str, Any]:
 def _as_table(lines: tuple[ResourceLine, ...]) -> RenderableType:
     if not lines:
         return "This node has no resource managers: none of its resources says process = true."
-    made = Table(
-        "name", "GUID", "incarnation", "state", "where", "standbys", "backlog", "in doubt", "oldest", "trouble"
-    )
+    made = Table(*_COLUMNS)
     for line in lines:
         made.add_row(
             line.name,

@@ -21,7 +21,7 @@ from syncpoint.ids import Guid, Identifier, Incarnation
 from syncpoint.marks import sometimes
 from syncpoint.messages import Message
 from syncpoint.node.reconciling import LaterBackup, Site, branch_state, gather
-from syncpoint.ports import LinkEvent, Lost, Peer
+from syncpoint.ports import Connected, LinkEvent, Lost, Peer
 from syncpoint.protocol.takeover import (
     Claimant,
     Fence,
@@ -81,6 +81,8 @@ class ResourceDesk:
         self.registry = Registry(site.journal.resource_incarnations() if known is None else known)
         self.figures: dict[Guid, Figures] = {}
         self.events: deque[Event] = deque(maxlen=EVENTS_MAX)
+        self.connected: set[str] = set()
+        """Names of all processes that have a link to this node just now."""
         self.mutex = site.runtime.mutex()
         self.noticed_loss: Callable[[Service, str], None] = lambda service, why: None
         """Told of each loss, at once; must not wait. The supervisor's."""
@@ -112,7 +114,10 @@ class ResourceDesk:
 
     def noticed(self, event: LinkEvent) -> None:
         """See `Desk.noticed`: a broken link is a loss (B4), until its process comes back."""
+        if isinstance(event, Connected):
+            self.connected.add(event.peer.name)
         if isinstance(event, Lost):
+            self.connected.discard(event.peer.name)
             self.lose(event.peer.name, f"its connection was lost: {event.why}")
 
     def lose(self, peer: str, why: str) -> None:

@@ -22,7 +22,7 @@ from syncpoint.errors import JournalFailed, JournalRefused, SyncpointError
 from syncpoint.ids import Guid
 from syncpoint.journal import node_messages as say
 from syncpoint.journal.folder import FolderJournal
-from syncpoint.journal.node_link import Desk, answer_at
+from syncpoint.journal.node_link import Desk, PeerExchange, answer_at
 from syncpoint.journal.node_messages import NODE_VOCABULARY
 from syncpoint.link.exchange import LinkExchange
 from syncpoint.link.peers import KnownPeer
@@ -51,9 +51,9 @@ SIGNS_OF_LIFE = 6
 class Node:
     """A site's node. Parameters: `settings`; `resources` as a manager takes them, for recovery; `scope` of users' ids;
     `processes`, resource managers that run as processes, and what is done when one is lost; `launcher`, what starts
-    them, None: nobody does; `patience` with the lost.
+    them, None: nobody does; `patience` with the lost. `exchange`, for tests, instead of a link.
 
-    `desks` may be added to before `open`. `failure` is why it answers no more, if its disk has failed.
+        `desks` may be added to before `open`. `failure` is why it answers no more, if its disk has failed.
     """
 
     def __init__(
@@ -68,6 +68,7 @@ class Node:
         clock: Clock | None = None,
         random: Random | None = None,
         disk: Disk | None = None,
+        exchange: PeerExchange | None = None,
     ) -> None:
         self.settings = settings
         self.clock: Clock = clock or SystemClock()
@@ -90,10 +91,8 @@ class Node:
         )
         self.core = plan.build(self.runtime, "sync")
         self.core.address = f"node://{settings.listen[0]}"  # where others reach this journal (A6)
-        self.exchange = LinkExchange(
-            self._link_settings(),
-            vocabulary=NODE_VOCABULARY,
-            may_ask=may_ask,
+        self.exchange: PeerExchange = exchange or LinkExchange(
+            self._link_settings(), vocabulary=NODE_VOCABULARY, may_ask=may_ask
         )
         self.host: JournalHost | None = None
         self.registry: ResourceDesk | None = None
@@ -266,7 +265,7 @@ class Node:
     @property
     def listening_at(self) -> tuple[str, ...]:
         """The link's addresses, with the ports that were found."""
-        return self.exchange.listening_at
+        return self.exchange.listening_at if isinstance(self.exchange, LinkExchange) else ()
 
     def applications(self) -> Sequence[Peer]:
         """See `Site.applications`."""
@@ -283,7 +282,8 @@ class Node:
 
     def ask(self, peer: str, question: Message, seconds: float) -> Script[Message]:
         """See `Site.ask`."""
-        return self.exchange.ask(peer, question, seconds)
+        answer: Message = yield from self.exchange.ask(peer, question, seconds)
+        return answer
 
     def recover(self) -> None:
         """See `Site.recover`."""

@@ -309,8 +309,10 @@ class Supervisor:
 
     def _see_who_left(self) -> None:
         """What an application that is gone had not voted on is rolled back, so that it is in nobody's way."""
-        now = set(self._site.sessions())
-        gone, self._applications = self._applications - now, now
+        self._applications.update(self._site.sessions())
+        # One that was fenced and is connected lives: it goes on under another incarnation.
+        gone = self._applications.difference(self._site.sessions(), self._desk.connected.copy())
+        self._applications -= gone
         holders = [one.holder for one in self._desk.registry.services() if one.holder is not None]
         for application in gone:
             for holder in holders:
