@@ -43,6 +43,13 @@ class RunningProcess:
 
     def send(self, how: signal.Signals) -> None:
         self._process.send_signal(how)
+        if how == signal.SIGSTOP:
+            wait_until(self._has_stopped, "the process to stop")
+
+    def _has_stopped(self) -> bool:
+        """Every thread of it: a signal takes its time."""
+        states = Path(f"/proc/{self._process.pid}/task").glob("*/stat")
+        return all(one.read_text().rpartition(")")[2].split()[0] == "T" for one in states)
 
     def kill(self) -> None:
         self.send(signal.SIGKILL)

@@ -306,6 +306,20 @@ def test_b7_the_data_know_of_a_higher_one(bank: Bank, node: Node, live: Callable
     assert [one.seen for one in node.asked if isinstance(one, say.Enrol)] == [4]
 
 
+def test_it_tells_how_it_is_while_it_waits_for_the_old_ones_lock(
+    bank: Bank, node: Node, live: Callable[..., Life]
+) -> None:
+    """A stopped process holds the file: that may take long, and is no reason to think that the node is lost."""
+    bank.start()
+    bank.ask(messages.Meet(coordinator=b"C" * 16, incarnation=1, highest=1))
+    bank.begin(ONE)
+    life = live(dead_after_s=0.3)
+    wait_until(lambda: sum(isinstance(one, say.Health) for one in node.asked) > 30, "signs of life")
+    assert not life.driver.is_open
+    bank.kill()
+    life.wait_open()
+
+
 def test_b4_without_a_node_it_stops(bank: Bank, node: Node, live: Callable[..., Life]) -> None:
     life = live(dead_after_s=0.3)
     life.wait_open()

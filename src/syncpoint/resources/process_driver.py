@@ -143,7 +143,7 @@ class ProcessDriver:
         return Ruling(Decision[said.decision], said.state)
 
     def _serve(self, question: say.Serve) -> Script[Message]:
-        if question.incarnation > self.incarnation:
+        if question.incarnation > self.incarnation > 0:
             self._fenced_by(question.incarnation)
         if question.incarnation != self.incarnation or self.host.service.fenced is not None:
             return say.Fenced(incarnation=max(question.incarnation, self.incarnation, self._higher))
@@ -168,27 +168,28 @@ class ProcessDriver:
         """Live until `stop`. Raises Fenced (another serves now), NodeLost, ConfigurationError (the node refuses it),
         ResourceUnavailable (no node at the start). Before it returns or raises, nothing is left open."""
         try:
-            yield from self._live()
+            self.backup = backup = way.Backup((yield from self._find_guid_at_last()))
+            teller = self._runtime.spawn(self._keep_telling(backup), f"health of {self.name}")
+            try:
+                yield from self._live(backup)
+            finally:
+                teller.stop()
         finally:
             was_open, self.is_open = self.is_open, False
             yield from self.host.close()
             if was_open and self._is_told_to_stop and self.backup is not None:
                 yield from self._resign(self.backup)
 
-    def _live(self) -> Script[None]:
-        guid = yield from self._find_guid_at_last()
-        self.backup = backup = way.Backup(guid)
+    def _live(self, backup: way.Backup) -> Script[None]:
         self._effects.extend(backup.start(standby=self._is_standby))
         while not self._is_told_to_stop:
             self._look_up(backup)
             if self._effects:
                 self._effects.extend((yield from self._do(backup, self._effects.popleft())))
-            elif self.is_open:
-                yield from self._tell_health(backup)
+                continue
+            if self.is_open:
                 yield from self.host.tend()
-                yield from self._wait(self._health_s)
-            else:
-                yield from self._wait(self._health_s)
+            yield from self._wait(self._health_s)
 
     def _wait(self, seconds: float) -> Script[None]:
         yield Wait(self._wake, seconds)
@@ -371,10 +372,18 @@ class ProcessDriver:
         yield from self._put(question, say.Noted, ASK_S)
         return ()
 
-    # --- while it serves -------------------------------------------------------------------------------------
+    # --- its health ------------------------------------------------------------------------------------------
+
+    def _keep_telling(self, backup: way.Backup) -> Script[None]:
+        """Beside all else: taking over may wait for long, and the node is to know that this process is well."""
+        while True:
+            if backup.incarnation:
+                yield from self._tell_health(backup)
+            yield Sleep(self._health_s)
 
     def _tell_health(self, backup: way.Backup) -> Script[None]:
-        trouble = yield from self.host.service.check()
+        # Before it serves, the adapter would act (and be fenced) as an incarnation that is not in the data yet.
+        trouble = (yield from self.host.service.check()) if self.is_open else ""
         in_doubt, oldest_ms = self.host.in_doubt()
         health = say.Health(
             guid=backup.guid.raw,
