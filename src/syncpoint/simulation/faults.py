@@ -15,6 +15,9 @@ from syncpoint.simulation.database import SimDatabase
 from syncpoint.simulation.host import Application, Host
 from syncpoint.simulation.journal_rows import JournalRows
 from syncpoint.simulation.network import Connection, Mishap, Network, Trap
+from syncpoint.simulation.process import Process
+from syncpoint.simulation.wires import Trap as MessageTrap
+from syncpoint.simulation.wires import Wires
 from syncpoint.simulation.world import World
 
 
@@ -42,6 +45,8 @@ class Scene:
     network: Network
     hosts: Sequence[Host]
     databases: Sequence[SimDatabase]
+    wires: Wires | None = None
+    """Between processes that talk to each other, if this seed has such."""
 
     @property
     def applications(self) -> list[Application]:
@@ -62,8 +67,8 @@ Do = Callable[[Scene, Fault, random.Random], None]
 
 @dataclass(frozen=True, slots=True)
 class Kind:
-    """A kind of fault: what it is done to ("application", "host", "database", "link", "network", "journal"), and for
-    how long."""
+    """A kind of fault: what it is done to ("application", "host", "database", "link", "network", "journal"; where
+    processes talk to each other, "speaker", "wire", "wires"), and for how long."""
 
     on: str
     do: Do
@@ -289,6 +294,61 @@ def _journal_stall(scene: Scene, fault: Fault, chance: random.Random) -> None:
             scene.network.stall(database.name, lambda connection: chance.random() < 0.1 + fault.amount / 2, fault.for_s)
 
 
+# --- processes that talk to each other ------------------------------------------------------------------------------
+
+
+def _kill_at_a_moment(scene: Scene, fault: Fault, chance: random.Random) -> None:
+    """It dies at one of the next moments at which its code runs: between any two steps of any script."""
+    process = scene.application(fault.target).process
+    if process is not None:
+        process.dies_at = process.moments + 1 + int(fault.amount * 200)
+
+
+def _kill_at_a_message(scene: Scene, fault: Fault, chance: random.Random) -> None:
+    """It dies right after it has sent one of its next questions or answers."""
+
+    def spring(process: Process) -> None:
+        scene.world.after(chance.uniform(0.0, 0.004), partial(process.kill, "SIGKILL after a message"))
+
+    assert scene.wires is not None
+    scene.wires.set_trap(MessageTrap(f"{fault.target}#", int(fault.amount * 12), spring))
+
+
+def _pause_at_a_message(scene: Scene, fault: Fault, chance: random.Random) -> None:
+    """It stands still right after it has sent one of its next questions or answers, and wakes with old ones in hand."""
+
+    def spring(process: Process) -> None:
+        scene.world.after(chance.uniform(0.0, 0.004), process.pause)
+        scene.world.after(0.004 + fault.for_s, process.wake)
+
+    assert scene.wires is not None
+    scene.wires.set_trap(MessageTrap(f"{fault.target}#", int(fault.amount * 12), spring))
+
+
+def _mishaps(
+    scene: Scene, fault: Fault, chance: random.Random, *, lost: float = 0.0, doubled: float = 0.0, late: float = 0.0
+) -> None:
+    """Some messages are lost, come twice, come late."""
+    assert scene.wires is not None
+    mishaps = scene.wires.mishaps
+
+    def change(by: float) -> None:
+        mishaps.lost = max(0.0, mishaps.lost + lost * by)
+        mishaps.doubled = max(0.0, mishaps.doubled + doubled * by)
+        mishaps.late = max(0.0, mishaps.late + late * by)
+
+    change(fault.amount)
+    scene.world.after(fault.for_s, partial(change, -fault.amount))
+
+
+def _cut_wire(scene: Scene, fault: Fault, chance: random.Random) -> None:
+    """No message comes through from one to the other, or in both directions."""
+    source, target = fault.target.split(">")
+    for one, other in [(source, target), (target, source)][: 1 + (fault.amount < 0.6)]:
+        scene.network.cut(one, other)
+        scene.world.after(fault.for_s, partial(scene.network.mend, one, other))
+
+
 KINDS: Mapping[str, Kind] = {
     "kill": Kind("application", _kill),
     "close": Kind("application", _close),
@@ -319,10 +379,19 @@ KINDS: Mapping[str, Kind] = {
     "journal-cut": Kind("journal", _journal_cut, (0.5, 6.0)),
     "journal-slow": Kind("journal", _journal_slow, (1.0, 6.0)),
     "journal-stall": Kind("journal", _journal_stall, (0.3, 4.0)),
+    "kill-at-a-moment": Kind("speaker", _kill_at_a_moment),
+    "kill-at-a-message": Kind("speaker", _kill_at_a_message),
+    "pause-at-a-message": Kind("speaker", _pause_at_a_message, (0.5, 12.0)),
+    "lose-messages": Kind("wires", partial(_mishaps, lost=0.5), (1.0, 10.0)),
+    "double-messages": Kind("wires", partial(_mishaps, doubled=0.5), (1.0, 8.0)),
+    "delay-messages": Kind("wires", partial(_mishaps, late=0.3), (1.0, 8.0)),
+    "cut-wire": Kind("wire", _cut_wire, (0.5, 8.0)),
 }
 
 OF_A_FOLDER = {"kill-in-disk-operation", "force-fails", "disk-full", "disk-slow"}
 """They hurt only whoever writes to the machine's own disk."""
+OF_WIRES = {kind for kind, how in KINDS.items() if how.on in ("speaker", "wire", "wires")}
+"""They hurt only processes that talk to each other."""
 
 
 def draw(
@@ -330,10 +399,13 @@ def draw(
 ) -> list[Fault]:
     """A seed's plan: some of `kinds`, some of their faults, in order of time."""
     in_database = any(database.rows is not None for database in scene.databases)
-    kinds = [kind for kind in kinds if (kind not in OF_A_FOLDER if in_database else KINDS[kind].on != "journal")]
+    missing = OF_A_FOLDER if in_database else {kind for kind, how in KINDS.items() if how.on == "journal"}
+    missing = missing | (OF_WIRES if scene.wires is None else set())
+    kinds = [kind for kind in kinds if kind not in missing]
     if not kinds:
         return []  # none of them can hurt this seed
     chosen = [kind for kind in kinds if chance.random() < 0.5] or [chance.choice(list(kinds))]
+    chosen += [kind for kind in chosen if kind in OF_WIRES] * 2  # what only these seeds can show
     planned = []
     for _ in range(chance.randint(*count)):
         kind = chance.choice(chosen)
@@ -350,7 +422,7 @@ def _fault(chance: random.Random, scene: Scene, number: int, at_s: float, kind: 
 
 def _target(chance: random.Random, scene: Scene, on: str) -> str:
     match on:
-        case "application":
+        case "application" | "speaker":
             application = chance.choice(scene.applications)
             return f"{application.host.name}/{application.name}"
         case "host":
@@ -359,6 +431,8 @@ def _target(chance: random.Random, scene: Scene, on: str) -> str:
             return chance.choice(scene.databases).name
         case "link":
             return f"{chance.choice(scene.hosts).name}>{chance.choice(scene.databases).name}"
+        case "wire":
+            return ">".join(host.name for host in chance.sample(list(scene.hosts), 2))
     return on
 
 

@@ -15,6 +15,7 @@ import random
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 from syncpoint import marks
@@ -26,8 +27,10 @@ from syncpoint.simulation.faults import KINDS, Fault, Scene
 from syncpoint.simulation.host import Application, Host
 from syncpoint.simulation.journals import DatabaseJournals
 from syncpoint.simulation.network import Network
-from syncpoint.simulation.workloads import WORKLOADS
+from syncpoint.simulation.trees import TreeCast, database_names
+from syncpoint.simulation.workloads import SIDE_BY_SIDE
 from syncpoint.simulation.workloads.base import Workload
+from syncpoint.simulation.workloads.trees import TreeBank
 from syncpoint.simulation.world import Event, World
 from syncpoint.steps import Done, Failed
 
@@ -39,6 +42,8 @@ LOOK_S = 0.5
 FAULTS = (3, 14)
 JOURNAL = "/journal"
 JOURNALS = ("folder", "database", "bank")
+TREES = 0.15
+"""How many of the seeds that may are trees."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,16 +89,54 @@ class Seed:
         self.options = options
         self.world = World(number, keep_events=options.keep_events)
         self.chance = self.world.stream("cast")
-        self.workload_name = options.workload or self.chance.choice(sorted(WORKLOADS))
+        self.workload_name = options.workload or self.chance.choice(sorted(SIDE_BY_SIDE))
         self.journal_name = options.journal or self.chance.choice(JOURNALS)
         self.network = Network(self.world)
         self.timeout_s = self.chance.choice([2.0, 5.0, 10.0])
         self.segment_bytes = self.chance.choice([4_000, 20_000, 1_000_000])
-        kind = WORKLOADS[self.workload_name]
-        self.databases = {name: self._database(name) for name in kind.names}
-        self.workload: Workload = kind(self.world, self.databases)
-        self.servers = dict(self.databases)
         self.journals: DatabaseJournals | None = None
+        self.trees: TreeCast | None = None
+        if self._is_tree():
+            self._cast_tree()
+        else:
+            self._cast_side_by_side()
+        wires = None if self.trees is None else self.trees.wires
+        self.scene = Scene(self.world, self.network, self.hosts, list(self.servers.values()), wires)
+
+    def _is_tree(self) -> bool:
+        if self.options.workload is not None:
+            return self.options.workload == TreeBank.name
+        may = self.options.journal in (None, "folder")
+        return may and self.world.stream("swarm").random() < TREES
+
+    def _cast_tree(self) -> None:
+        """Nodes that reach each other, each with a folder of its own."""
+        self.workload_name, self.journal_name = TreeBank.name, "folder"
+        nodes = {
+            node: {name: self._database(name) for name in names} for node, names in database_names(self.chance).items()
+        }
+        self.databases = {name: database for found in nodes.values() for name, database in found.items()}
+        self.servers = dict(self.databases)
+        workload = TreeBank(self.world, self.databases)
+        self.workload: Workload = workload
+        self.trees = TreeCast(
+            self.world,
+            self.network,
+            nodes,
+            segment_bytes=self.segment_bytes,
+            timeout_s=self.timeout_s,
+            client=workload.client,
+            clients=lambda: self.chance.randint(1, 3),
+        )
+        workload.services = self.trees.services
+        self.hosts = self.trees.hosts
+
+    def _cast_side_by_side(self) -> None:
+        """Applications that share a journal and all databases."""
+        kind = SIDE_BY_SIDE[self.workload_name]
+        self.databases = {name: self._database(name) for name in kind.names}
+        self.workload = kind(self.world, self.databases)
+        self.servers = dict(self.databases)
         if self.journal_name != "folder":
             if self.journal_name not in self.servers:
                 self.servers[self.journal_name] = self._database(self.journal_name)
@@ -104,7 +147,6 @@ class Seed:
         for host in self.hosts:
             for index in range(self.chance.randint(2, 3) if hosts == 1 else self.chance.randint(1, 2)):
                 self._application(host, f"app{index}")
-        self.scene = Scene(self.world, self.network, self.hosts, list(self.servers.values()))
 
     def _database(self, name: str) -> SimDatabase:
         habits = Habits(
@@ -204,14 +246,26 @@ class Seed:
             database.start()
         if self.journals is not None:
             self.journals.heal()
+        if self.trees is not None:
+            self.trees.heal()
+            self._kill_some()
         for host in self.hosts:
             host.is_slow = False
             host.disk.full_at_bytes = host.disk.fail_force_at = None
             for application in host.applications:
                 application.dies_after = None
                 if application.process is not None:
+                    application.process.dies_at = None
                     application.process.clock.drift(1.0)
                     application.process.wake()
+
+    def _kill_some(self) -> None:
+        """In the middle of their last transactions: these have to be settled without new ones that help along."""
+        chance = self.world.stream("last deaths")
+        if chance.random() < 0.6:
+            for application in self.scene.applications:
+                if chance.random() < 0.5:
+                    self.world.after(chance.uniform(0.0, 0.05), partial(application.kill, "SIGKILL, the last one"))
 
     def _settles(self) -> bool:
         limit_s = self.world.now_s + SETTLE_S
@@ -224,6 +278,7 @@ class Seed:
     def _unsettled(self) -> list[str]:
         """What has not settled, seen from outside where it can be."""
         left = [] if self.journals is None else self.journals.unsettled()
+        left += [] if self.trees is None else self.trees.unsettled()
         for database in self.databases.values():
             in_doubt, locked = database.engine.in_doubt(), database.engine.locked()
             if in_doubt:

@@ -56,7 +56,7 @@ class Workload(ABC):
     """`names`: the databases it needs; `is_over`: clients begin nothing any more."""
 
     name: ClassVar[str]
-    names: ClassVar[tuple[str, ...]] = ("bank", "ledger")
+    names: tuple[str, ...] = ("bank", "ledger")
 
     def __init__(self, world: World, databases: Mapping[str, SimDatabase]) -> None:
         self.world = world
