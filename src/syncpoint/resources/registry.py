@@ -33,6 +33,7 @@ _MANAGERS = frozenset((POOL_SIZE_MAX, BACKUPS))
 _OWN = {
     "mariadb": "syncpoint.resources.mariadb:MariadbResource",
     "memory": "syncpoint.resources.memory:MemoryResource",
+    "process": "syncpoint.resources.process:ProcessResource",
     "postgresql": "syncpoint.resources.postgres:PostgresResource",
     "sqlite": "syncpoint.resources.sqlite:SqliteResource",
 }
