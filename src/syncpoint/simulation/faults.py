@@ -14,8 +14,10 @@ from functools import partial
 from syncpoint.simulation.database import SimDatabase
 from syncpoint.simulation.host import Application, Host
 from syncpoint.simulation.journal_rows import JournalRows
+from syncpoint.simulation.links import Switchboard
 from syncpoint.simulation.network import Connection, Mishap, Network, Trap
 from syncpoint.simulation.process import Process
+from syncpoint.simulation.site import SiteCast
 from syncpoint.simulation.wires import Trap as MessageTrap
 from syncpoint.simulation.wires import Wires
 from syncpoint.simulation.world import World
@@ -46,7 +48,14 @@ class Scene:
     hosts: Sequence[Host]
     databases: Sequence[SimDatabase]
     wires: Wires | None = None
-    """Between processes that talk to each other, if this seed has such."""
+    """Between managers of a tree, if this seed is one."""
+    site: SiteCast | None = None
+
+    @property
+    def speaking(self) -> Wires | Switchboard:
+        """What processes talk over."""
+        assert self.wires is not None or self.site is not None
+        return self.wires or self.site.board  # type: ignore[union-attr]
 
     @property
     def applications(self) -> list[Application]:
@@ -310,8 +319,7 @@ def _kill_at_a_message(scene: Scene, fault: Fault, chance: random.Random) -> Non
     def spring(process: Process) -> None:
         scene.world.after(chance.uniform(0.0, 0.004), partial(process.kill, "SIGKILL after a message"))
 
-    assert scene.wires is not None
-    scene.wires.set_trap(MessageTrap(f"{fault.target}#", int(fault.amount * 12), spring))
+    scene.speaking.set_trap(MessageTrap(f"{fault.target}#", int(fault.amount * 12), spring))
 
 
 def _pause_at_a_message(scene: Scene, fault: Fault, chance: random.Random) -> None:
@@ -321,16 +329,14 @@ def _pause_at_a_message(scene: Scene, fault: Fault, chance: random.Random) -> No
         scene.world.after(chance.uniform(0.0, 0.004), process.pause)
         scene.world.after(0.004 + fault.for_s, process.wake)
 
-    assert scene.wires is not None
-    scene.wires.set_trap(MessageTrap(f"{fault.target}#", int(fault.amount * 12), spring))
+    scene.speaking.set_trap(MessageTrap(f"{fault.target}#", int(fault.amount * 12), spring))
 
 
 def _mishaps(
     scene: Scene, fault: Fault, chance: random.Random, *, lost: float = 0.0, doubled: float = 0.0, late: float = 0.0
 ) -> None:
     """Some messages are lost, come twice, come late."""
-    assert scene.wires is not None
-    mishaps = scene.wires.mishaps
+    mishaps = scene.speaking.mishaps
 
     def change(by: float) -> None:
         mishaps.lost = max(0.0, mishaps.lost + lost * by)
@@ -347,6 +353,78 @@ def _cut_wire(scene: Scene, fault: Fault, chance: random.Random) -> None:
     for one, other in [(source, target), (target, source)][: 1 + (fault.amount < 0.6)]:
         scene.network.cut(one, other)
         scene.world.after(fault.for_s, partial(scene.network.mend, one, other))
+
+
+# --- a site: resource managers' processes, and the node ---------------------------------------------------------------
+
+
+def _site_process(scene: Scene, target: str) -> Process | None:
+    assert scene.site is not None
+    if target == "node":
+        return scene.site.node.process
+    serving = scene.site.serving(target)
+    return None if serving is None else serving.process
+
+
+def _kill_process(scene: Scene, fault: Fault, chance: random.Random) -> None:
+    process = _site_process(scene, fault.target)
+    if process is not None:
+        process.kill("SIGKILL")
+
+
+def _kill_process_at_a_moment(scene: Scene, fault: Fault, chance: random.Random) -> None:
+    process = _site_process(scene, fault.target)
+    if process is not None:
+        process.dies_at = process.moments + 1 + int(fault.amount * 150)
+
+
+def _kill_backup(scene: Scene, fault: Fault, chance: random.Random) -> None:
+    """It dies, and whoever takes over dies in the middle of that; and so may the next."""
+    _kill_process(scene, fault, chance)
+    for number in range(1 + int(fault.amount * 3)):
+        again = partial(_kill_process_at_a_moment, scene, fault, chance)
+        scene.world.after((number + 1) * chance.uniform(0.05, 1.0), again)
+
+
+def _pause_process(scene: Scene, fault: Fault, chance: random.Random) -> None:
+    """It stands still, others take over, and it wakes with old messages in hand (a zombie)."""
+    process = _site_process(scene, fault.target)
+    if process is not None:
+        at_s = chance.uniform(0.0, 0.05)
+        scene.world.after(at_s, process.pause)
+        scene.world.after(at_s + fault.for_s, process.wake)
+
+
+def _start_backup(scene: Scene, fault: Fault, chance: random.Random) -> None:
+    """Somebody starts one more process for it, or two at once."""
+    assert scene.site is not None
+    for _ in range(1 + (fault.amount < 0.5)):
+        scene.site.launch(fault.target, standby=False, host=scene.site.hosts[fault.target])
+    if fault.amount < 0.7:
+        _kill_process(scene, fault, chance)
+
+
+def _cut_process(scene: Scene, fault: Fault, chance: random.Random) -> None:
+    """Its machine and the node's do not reach each other, or in one direction only."""
+    process = _site_process(scene, fault.target)
+    if process is not None:
+        machine = process.name.partition("/")[0]
+        for source, target in [(machine, "node"), ("node", machine)][: 1 + (fault.amount < 0.6)]:
+            scene.network.cut(source, target)
+            scene.world.after(fault.for_s, partial(scene.network.mend, source, target))
+
+
+def _cut_application(scene: Scene, fault: Fault, chance: random.Random) -> None:
+    machine = fault.target.partition("/")[0]
+    for source, target in [(machine, "node"), ("node", machine)][: 1 + (fault.amount < 0.6)]:
+        scene.network.cut(source, target)
+        scene.world.after(fault.for_s, partial(scene.network.mend, source, target))
+
+
+def _node_power(scene: Scene, fault: Fault, chance: random.Random) -> None:
+    assert scene.site is not None
+    _kill_process(scene, fault, chance)
+    scene.site.node.host.cut_power(chance)
 
 
 KINDS: Mapping[str, Kind] = {
@@ -386,12 +464,27 @@ KINDS: Mapping[str, Kind] = {
     "double-messages": Kind("wires", partial(_mishaps, doubled=0.5), (1.0, 8.0)),
     "delay-messages": Kind("wires", partial(_mishaps, late=0.3), (1.0, 8.0)),
     "cut-wire": Kind("wire", _cut_wire, (0.5, 8.0)),
+    "kill-process": Kind("process", _kill_process),
+    "kill-process-at-a-moment": Kind("process", _kill_process_at_a_moment),
+    "kill-backup": Kind("process", _kill_backup),
+    "pause-process": Kind("process", _pause_process, (0.3, 10.0)),
+    "cut-process": Kind("process", _cut_process, (0.3, 8.0)),
+    "start-backup": Kind("process", _start_backup),
+    "kill-node": Kind("node", _kill_process),
+    "kill-node-at-a-moment": Kind("node", _kill_process_at_a_moment),
+    "pause-node": Kind("node", _pause_process, (0.3, 5.0)),
+    "node-power-cut": Kind("node", _node_power),
+    "cut-application": Kind("spoke", _cut_application, (0.3, 8.0)),
 }
 
 OF_A_FOLDER = {"kill-in-disk-operation", "force-fails", "disk-full", "disk-slow"}
 """They hurt only whoever writes to the machine's own disk."""
 OF_WIRES = {kind for kind, how in KINDS.items() if how.on in ("speaker", "wire", "wires")}
 """They hurt only processes that talk to each other."""
+OF_A_SITE = {kind for kind, how in KINDS.items() if how.on in ("process", "node", "spoke")}
+"""They hurt only a node, resource managers' processes, and links to the node."""
+NOT_OF_A_SITE = OF_A_FOLDER | {"cut-wire", "double-messages"}
+"""Its applications write to no disk; and links carry nothing twice."""
 
 
 def draw(
@@ -400,12 +493,13 @@ def draw(
     """A seed's plan: some of `kinds`, some of their faults, in order of time."""
     in_database = any(database.rows is not None for database in scene.databases)
     missing = OF_A_FOLDER if in_database else {kind for kind, how in KINDS.items() if how.on == "journal"}
-    missing = missing | (OF_WIRES if scene.wires is None else set())
+    missing = missing | (OF_WIRES if scene.wires is None and scene.site is None else set())
+    missing = missing | (OF_A_SITE if scene.site is None else NOT_OF_A_SITE)
     kinds = [kind for kind in kinds if kind not in missing]
     if not kinds:
         return []  # none of them can hurt this seed
     chosen = [kind for kind in kinds if chance.random() < 0.5] or [chance.choice(list(kinds))]
-    chosen += [kind for kind in chosen if kind in OF_WIRES] * 2  # what only these seeds can show
+    chosen += [kind for kind in chosen if kind in OF_WIRES | OF_A_SITE] * 2  # what only these seeds can show
     planned = []
     for _ in range(chance.randint(*count)):
         kind = chance.choice(chosen)
@@ -422,7 +516,7 @@ def _fault(chance: random.Random, scene: Scene, number: int, at_s: float, kind: 
 
 def _target(chance: random.Random, scene: Scene, on: str) -> str:
     match on:
-        case "application" | "speaker":
+        case "application" | "speaker" | "spoke":
             application = chance.choice(scene.applications)
             return f"{application.host.name}/{application.name}"
         case "host":
@@ -431,6 +525,9 @@ def _target(chance: random.Random, scene: Scene, on: str) -> str:
             return chance.choice(scene.databases).name
         case "link":
             return f"{chance.choice(scene.hosts).name}>{chance.choice(scene.databases).name}"
+        case "process":
+            assert scene.site is not None
+            return chance.choice(list(scene.site.data))
         case "wire":
             return ">".join(host.name for host in chance.sample(list(scene.hosts), 2))
     return on

@@ -106,7 +106,9 @@ class Application:
         clients: int,
         timeout_s: float,
         tree: MakeTree = lambda _: None,
+        made: Callable[[Application], None] = lambda _: None,
     ) -> None:
+        """`made` is called when its manager is there, and has not started."""
         self.host = host
         self.world = host.world
         self.name = name
@@ -126,6 +128,7 @@ class Application:
         self._clients = clients
         self._timeout_s = timeout_s
         self._tree = tree
+        self._made = made
         self.starts = 0
         self.restart_s = RESTART_S
         self.chance = self.world.stream(f"application {host.name}/{name}")
@@ -165,6 +168,7 @@ class Application:
             address="the simulation",
             tree=self._tree(self),
         )
+        self._made(self)
         self.runtime.begin(self._main(self.core), "main", partial(self._exit, process))
 
     def close(self) -> None:

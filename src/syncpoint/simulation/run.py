@@ -13,7 +13,7 @@ import contextlib
 import logging
 import random
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
@@ -21,15 +21,20 @@ from typing import Any
 from syncpoint import marks
 from syncpoint.journal.base import Journal
 from syncpoint.journal.folder import FolderJournal
+from syncpoint.resources.base import Resource
 from syncpoint.simulation import faults
 from syncpoint.simulation.database import Habits, SimDatabase, SimResource
 from syncpoint.simulation.faults import KINDS, Fault, Scene
 from syncpoint.simulation.host import Application, Host
 from syncpoint.simulation.journals import DatabaseJournals
+from syncpoint.simulation.links import Switchboard
 from syncpoint.simulation.network import Network
+from syncpoint.simulation.rm_data import RmData, RmHabits
+from syncpoint.simulation.site import SiteCast
 from syncpoint.simulation.trees import TreeCast, database_names
 from syncpoint.simulation.workloads import SIDE_BY_SIDE
-from syncpoint.simulation.workloads.base import Workload
+from syncpoint.simulation.workloads.base import Database, Workload
+from syncpoint.simulation.workloads.takeover import TakeoverBank
 from syncpoint.simulation.workloads.trees import TreeBank
 from syncpoint.simulation.world import Event, World
 from syncpoint.steps import Done, Failed
@@ -42,8 +47,8 @@ LOOK_S = 0.5
 FAULTS = (3, 14)
 JOURNAL = "/journal"
 JOURNALS = ("folder", "database", "bank")
-TREES = 0.15
-"""How many of the seeds that may are trees."""
+TREES, SITES = 0.13, 0.13
+"""How many of the seeds that may are trees, and sites with a node."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,19 +100,60 @@ class Seed:
         self.timeout_s = self.chance.choice([2.0, 5.0, 10.0])
         self.segment_bytes = self.chance.choice([4_000, 20_000, 1_000_000])
         self.journals: DatabaseJournals | None = None
+        self.databases: Mapping[str, Database] = {}
+        """All that transactions write to."""
+        self.servers: dict[str, SimDatabase] = {}
+        """What is reached over the network for connections, the journal's database too."""
+        self.workload: Workload
+        self.hosts: list[Host]
         self.trees: TreeCast | None = None
-        if self._is_tree():
+        self.site: SiteCast | None = None
+        self._cast()
+        wires = None if self.trees is None else self.trees.wires
+        self.scene = Scene(self.world, self.network, self.hosts, list(self.servers.values()), wires, self.site)
+
+    def _cast(self) -> None:
+        kind, drawn = self.options.workload, self.world.stream("swarm").random()
+        if kind is None and self.options.journal in (None, "folder"):
+            kind = TreeBank.name if drawn < TREES else TakeoverBank.name if drawn < TREES + SITES else None
+        if kind == TreeBank.name:
             self._cast_tree()
+        elif kind == TakeoverBank.name:
+            self._cast_site()
         else:
             self._cast_side_by_side()
-        wires = None if self.trees is None else self.trees.wires
-        self.scene = Scene(self.world, self.network, self.hosts, list(self.servers.values()), wires)
 
-    def _is_tree(self) -> bool:
-        if self.options.workload is not None:
-            return self.options.workload == TreeBank.name
-        may = self.options.journal in (None, "folder")
-        return may and self.world.stream("swarm").random() < TREES
+    def _cast_site(self) -> None:
+        """A node, resource managers that run as processes, a database beside them, and applications."""
+        self.workload_name, self.journal_name = TakeoverBank.name, "node"
+        names = ["rm-files", "rm-audit"][: self.chance.choice([1, 2, 2])]
+        data = {name: RmData(self.world, name, self._rm_habits()) for name in names}
+        self.servers = {"bank": self._database("bank")}
+        self.databases = {**data, **self.servers}
+        self.workload = TakeoverBank(self.world, self.databases)
+        board = Switchboard(self.network, dead_after_s=self.chance.choice([0.6, 1.0, 2.0]))
+        self.site = SiteCast(self.world, board, data, self._servers_of, segment_bytes=self.segment_bytes)
+        self.hosts = [Host(self.world, f"host{number}") for number in range(self.chance.randint(2, 3))]
+        for host in self.hosts:
+            Application(
+                host,
+                "app0",
+                journal=self.site.journal,
+                resources=lambda one: self._servers_of(one.process, one.random),
+                client=self.workload.client,
+                clients=self.chance.randint(1, 3),
+                timeout_s=self.timeout_s,
+                made=self.site.made,
+            )
+
+    def _rm_habits(self) -> RmHabits:
+        return RmHabits(forgets_votes=self.chance.random() < 0.7, single_writer=self.chance.random() < 0.6)
+
+    def _servers_of(self, process: Any, random: Any) -> list[Resource]:
+        return [
+            SimResource(name, database, process, self.network, process.clock, random)
+            for name, database in self.servers.items()
+        ]
 
     def _cast_tree(self) -> None:
         """Nodes that reach each other, each with a folder of its own."""
@@ -115,10 +161,10 @@ class Seed:
         nodes = {
             node: {name: self._database(name) for name in names} for node, names in database_names(self.chance).items()
         }
-        self.databases = {name: database for found in nodes.values() for name, database in found.items()}
-        self.servers = dict(self.databases)
+        self.servers = {name: database for found in nodes.values() for name, database in found.items()}
+        self.databases = dict(self.servers)
         workload = TreeBank(self.world, self.databases)
-        self.workload: Workload = workload
+        self.workload = workload
         self.trees = TreeCast(
             self.world,
             self.network,
@@ -134,9 +180,9 @@ class Seed:
     def _cast_side_by_side(self) -> None:
         """Applications that share a journal and all databases."""
         kind = SIDE_BY_SIDE[self.workload_name]
-        self.databases = {name: self._database(name) for name in kind.names}
+        self.servers = {name: self._database(name) for name in kind.names}
+        self.databases = dict(self.servers)
         self.workload = kind(self.world, self.databases)
-        self.servers = dict(self.databases)
         if self.journal_name != "folder":
             if self.journal_name not in self.servers:
                 self.servers[self.journal_name] = self._database(self.journal_name)
@@ -188,7 +234,8 @@ class Seed:
             SimResource(
                 name, database, application.process, self.network, application.process.clock, application.random
             )
-            for name, database in self.databases.items()
+            for name, database in self.servers.items()
+            if name in self.databases
         ]
 
     # --- the phases ------------------------------------------------------------------------------------------------
@@ -202,6 +249,8 @@ class Seed:
         plan = self._plan()
         self.workload.setup()
         faults.arm(self.scene, plan)
+        if self.site is not None:
+            self.site.start()
         for application in self.scene.applications:
             self.world.after(self.chance.uniform(0, 0.2), application.start)
         self.world.run(FAULTS_S)
@@ -249,6 +298,9 @@ class Seed:
         if self.trees is not None:
             self.trees.heal()
             self._kill_some()
+        if self.site is not None:
+            self.site.heal()
+            self._kill_some()
         for host in self.hosts:
             host.is_slow = False
             host.disk.full_at_bytes = host.disk.fail_force_at = None
@@ -279,6 +331,7 @@ class Seed:
         """What has not settled, seen from outside where it can be."""
         left = [] if self.journals is None else self.journals.unsettled()
         left += [] if self.trees is None else self.trees.unsettled()
+        left += [] if self.site is None else self.site.unsettled()
         for database in self.databases.values():
             in_doubt, locked = database.engine.in_doubt(), database.engine.locked()
             if in_doubt:

@@ -72,7 +72,7 @@ class TreeBank(Workload):
                 self.write(database, f"account {number}", START)
 
     def act(self, application: Application, client: str, chance: random.Random) -> Script[None]:
-        node = application.host.name
+        node = self.place_of(application)
         again = self.open.setdefault(node, [])
         idle = [order for order in again if order.name not in self.under_way.values() or chance.random() < 0.1]
         if idle and (len(again) >= OPEN_MAX or chance.random() < 0.4):
@@ -95,6 +95,10 @@ class TreeBank(Workload):
         del self.under_way[client]
         if operation.known is Known.OK and order in again:
             again.remove(order)
+
+    def place_of(self, application: Application) -> str:
+        """Whose orders it tries again: an id is one journal's."""
+        return application.host.name
 
     def _body(self, application: Application, order: Order, work: Work) -> Script[str]:
         def act(here: Application, plan: Plan, part: Work) -> Script[None]:
