@@ -86,7 +86,7 @@ class Site:
             f'[syncpoint]\njournal = "{self.url}"\n[resources.audit]\nurl = "sqlite:///{self.path}"\nprocess = true\n'
         )
         settings = NodeSettings(listen=(f"unix://{socket}",), journal=str(folder / "node-journal"))
-        self.node = NodeAlone(settings, resources={}, processes={"audit": ""}).open()
+        self.node = NodeAlone(settings, resources={}, processes={"audit": "", "docs": ""}).open()
         assert self.node.registry is not None
         self.desk = self.node.registry
         self.processes: list[RunningProcess] = []
@@ -110,18 +110,21 @@ class Site:
 
     # --- processes -------------------------------------------------------------------------------------------
 
-    def start(self, *options: str) -> RunningProcess:
-        process = RunningProcess(self.config, *options)
+    def start(self, *options: str, name: str = "audit") -> RunningProcess:
+        process = RunningProcess(self.config, *options, name=name)
         self.processes.append(process)
         return process
 
     @property
     def service(self) -> Service | None:
-        return self.desk.registry.named("audit")
+        return self.serving("audit")
 
-    def wait_open(self, incarnation: int) -> None:
+    def serving(self, name: str) -> Service | None:
+        return self.desk.registry.named(name)
+
+    def wait_open(self, incarnation: int, name: str = "audit") -> None:
         def is_open() -> bool:
-            service = self.service
+            service = self.serving(name)
             return service is not None and service.state is State.OPEN and service.incarnation == incarnation
 
         wait_until(is_open, f"incarnation {incarnation} to open")

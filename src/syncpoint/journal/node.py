@@ -64,6 +64,8 @@ PAUSE_S = 0.05
 FLUSH_AFTER_S = 0.05
 """What can wait is sent so long after it came up, unless a question takes it along before."""
 CLOSE_S_MAX = 5.0
+OPEN_S_MAX = 3.0
+"""At the start: how long to go on trying to reach the node, which may be starting too."""
 
 
 class SessionEnded(JournalUnavailable):
@@ -119,12 +121,23 @@ class NodeJournal(Journal):
         self.link.open(runtime, self._random)
         self._state = "open"
         try:
-            yield from self._ready(first=True)
+            yield from self._open_first()
         except BaseException:
             self._state = "closed"
             self.link.close()
             raise
         self._flushing = runtime.spawn(self._flush_soon(), "what the journal at the node writes later")
+
+    def _open_first(self) -> Script[None]:
+        deadline = self._clock.monotonic() + OPEN_S_MAX
+        while True:
+            try:
+                yield from self._ready(first=True)
+                return
+            except JournalUnavailable:
+                if self._clock.monotonic() >= deadline:
+                    raise
+            yield Wait(self._ending, PAUSE_S)
 
     def close(self) -> Script[None]:
         """See `Journal.close`. A node that is away keeps nobody from ending: then we are taken for dead."""

@@ -6,7 +6,7 @@ here and in commit.py, recovery.py and operators.py. Not for: threads, asyncio, 
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from typing import Protocol
 
 from syncpoint.errors import (
@@ -124,14 +124,16 @@ class Core:
 
     # --- start and stop ---------------------------------------------------------------------------------------
 
-    def start(self) -> Script[None]:
-        """Open the journal, make first contact, recover, and start the background.
+    def start(self, opened: Callable[[], None] = lambda: None) -> Script[None]:
+        """Open the journal, make first contact, recover, and start the background. `opened` is called as soon as the
+        journal is open: a node serves it from then on, whatever its resources are at.
 
         An unreachable resource does not keep it from starting (O37); a refused set-up or journal does.
         """
         yield from self.journal.open(self.runtime)
         try:
             yield from self._write_directory()
+            opened()
             deadline = self.clock.monotonic() + FIRST_CONTACT_S_MAX
             handles = list(self.handles.values())
             for outcome, handle in zip(

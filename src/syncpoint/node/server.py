@@ -12,12 +12,13 @@ Not for: what is asked (desks.py, journal_host.py), files and signals (cli/node.
 from __future__ import annotations
 
 import logging
+import threading
 from collections.abc import Mapping, Sequence
 from types import TracebackType
 from typing import Any, Self
 
 from syncpoint.config import NodeSettings
-from syncpoint.errors import JournalRefused, SyncpointError
+from syncpoint.errors import JournalFailed, JournalRefused, SyncpointError
 from syncpoint.ids import Guid
 from syncpoint.journal import node_messages as say
 from syncpoint.journal.folder import FolderJournal
@@ -35,7 +36,7 @@ from syncpoint.node.supervision import Launcher, Patience, Supervisor, check_pol
 from syncpoint.ports import Clock, Disk, FileLock, LinkEvent, Peer, Random
 from syncpoint.resources.process import ProcessResource
 from syncpoint.resources.registry import make_resource
-from syncpoint.runners.threads import ThreadRunner
+from syncpoint.runners.threads import ThreadBackground, ThreadRunner
 from syncpoint.steps import Script
 from syncpoint.system import SystemClock, SystemDisk, SystemRandom
 
@@ -100,6 +101,9 @@ class Node:
         self._processes = {name: check_policy(name, policy) for name, policy in (processes or {}).items()}
         self._launcher, self._patience = launcher, patience
         self._lock: FileLock | None = None
+        self._begun = threading.Event()
+        """It listens, or never will."""
+        self._starting: ThreadBackground | None = None
         self._state = "new"
 
     def __repr__(self) -> str:
@@ -125,18 +129,30 @@ class Node:
     # --- open and close ------------------------------------------------------------------------------------------
 
     def open(self) -> Self:
-        """Recover what the dead left, then listen. Raises ConfigurationError, SetupRefused, JournalError; then nothing
-        is left open."""
+        """Open the journal and listen; recovery of what the dead left goes on behind it. A resource that is set up
+        wrongly is found later: then the node fails. Raises ConfigurationError, JournalError; then nothing is left open.
+        """
         try:
-            self._open()
+            self._take_folder()
+            self._starting = self.runtime.spawn(self._start(), "the node's own manager")
+            self._begun.wait()
+            if self.failure is not None:
+                raise self.failure
         except BaseException:
             self.close()
             raise
         return self
 
-    def _open(self) -> None:
-        self._take_folder()
-        self.runtime.run(self.core.start())
+    def _start(self) -> Script[None]:
+        try:
+            yield from self.core.start(self._listen)
+        except SyncpointError as error:
+            self._failed(error)
+        finally:
+            self._begun.set()
+
+    def _listen(self) -> None:
+        """The journal is open."""
         self.host = JournalHost(
             heir=self.journal,
             make=self._make_journal,
@@ -167,6 +183,7 @@ class Node:
             self._folder,
             self.journal.incarnation,
         )
+        self._begun.set()
 
     def _reach_processes(self, registry: ResourceDesk) -> None:
         """They are resources of its own manager, too, which finishes what dead applications left at them."""
@@ -204,9 +221,11 @@ class Node:
         if self.supervisor is not None:
             self.supervisor.stop()
         self.exchange.close()
-        if self.host is not None and self.failure is None:
+        if self.host is not None and not isinstance(self.failure, JournalFailed):
             self.runtime.run(self.host.close())
-        if was_open or self.host is not None:
+        if self._starting is not None:
+            self._starting.stop()
+            self._starting.join(CLOSE_S_MAX)
             self.runtime.run(self.core.close(CLOSE_S_MAX))
         self.runtime.close()
         lock, self._lock = self._lock, None

@@ -198,7 +198,7 @@ class ProcessDriver:
         """What was heard meanwhile. Raises what must end it."""
         if self.host.service.fenced is not None:
             raise self.host.service.fenced
-        if self._higher > backup.incarnation:
+        if self._higher > backup.incarnation and backup.state is not way.State.FENCED:
             self._effects.clear()
             self._effects.extend(backup.fenced(Incarnation(self._higher)))
         if self._is_activated:
