@@ -378,6 +378,29 @@ def _kill_process_at_a_moment(scene: Scene, fault: Fault, chance: random.Random)
         process.dies_at = process.moments + 1 + int(fault.amount * 150)
 
 
+def _kill_process_at_a_message(scene: Scene, fault: Fault, chance: random.Random) -> None:
+    """It dies right after one of its next messages: a vote, or the answer to an outcome."""
+    process = _site_process(scene, fault.target)
+
+    def spring(process: Process) -> None:
+        scene.world.after(chance.uniform(0.0, 0.004), partial(process.kill, "SIGKILL after a message"))
+
+    if process is not None:
+        scene.speaking.set_trap(MessageTrap(process.name, int(fault.amount * 30), spring))
+
+
+def _pause_process_at_a_message(scene: Scene, fault: Fault, chance: random.Random) -> None:
+    """It stands still right after one of its next messages, and wakes with others in hand (a zombie)."""
+    process = _site_process(scene, fault.target)
+
+    def spring(process: Process) -> None:
+        scene.world.after(chance.uniform(0.0, 0.004), process.pause)
+        scene.world.after(0.004 + fault.for_s, process.wake)
+
+    if process is not None:
+        scene.speaking.set_trap(MessageTrap(process.name, int(fault.amount * 30), spring))
+
+
 def _kill_backup(scene: Scene, fault: Fault, chance: random.Random) -> None:
     """It dies, and whoever takes over dies in the middle of that; and so may the next."""
     _kill_process(scene, fault, chance)
@@ -466,6 +489,8 @@ KINDS: Mapping[str, Kind] = {
     "cut-wire": Kind("wire", _cut_wire, (0.5, 8.0)),
     "kill-process": Kind("process", _kill_process),
     "kill-process-at-a-moment": Kind("process", _kill_process_at_a_moment),
+    "kill-process-at-a-message": Kind("process", _kill_process_at_a_message),
+    "pause-process-at-a-message": Kind("process", _pause_process_at_a_message, (0.3, 10.0)),
     "kill-backup": Kind("process", _kill_backup),
     "pause-process": Kind("process", _pause_process, (0.3, 10.0)),
     "cut-process": Kind("process", _cut_process, (0.3, 8.0)),

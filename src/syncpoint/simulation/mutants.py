@@ -4,7 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from syncpoint.simulation import mutants_database_journal, mutants_journal, mutants_manager, mutants_tree
+from syncpoint.simulation import (
+    mutants_database_journal,
+    mutants_journal,
+    mutants_manager,
+    mutants_takeover,
+    mutants_tree,
+)
 from syncpoint.simulation.mutant import Mutant
 
 MUTANTS: Mapping[str, Mutant] = {
@@ -14,5 +20,6 @@ MUTANTS: Mapping[str, Mutant] = {
         *mutants_journal.MUTANTS,
         *mutants_database_journal.MUTANTS,
         *mutants_tree.MUTANTS,
+        *mutants_takeover.MUTANTS,
     )
 }

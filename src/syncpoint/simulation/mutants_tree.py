@@ -23,7 +23,7 @@ from syncpoint.protocol.subordinate import Subordinate
 from syncpoint.protocol.words import Answer, Decision
 from syncpoint.records import Commit, Prepared, Record
 from syncpoint.resources.subordinate import SubordinateResource
-from syncpoint.resources.subordinate_messages import AskOutcome, Join, Outcome, Prepare
+from syncpoint.resources.subordinate_messages import AskOutcome, Outcome, Prepare
 from syncpoint.simulation.mutant import Mutant, put
 from syncpoint.steps import Script
 
@@ -98,17 +98,6 @@ def _vote_in_the_block(core: Core, question: Prepare) -> Script[Message]:
 _prepare = joining.prepare
 
 
-def _let_join_again(core: Core, question: Join) -> Script[Message]:
-    """A context is good for any number of joins."""
-    work = core.place.tickets.get(question.ticket)
-    if work is not None:
-        work.tickets[question.ticket] = None
-    return (yield from _let_join(core, question))
-
-
-_let_join = exporting.let_join
-
-
 def _find_nobody(core: Core, view: View) -> None:
     """A restarted superior does not look for whom it has to tell."""
 
@@ -168,11 +157,6 @@ MUTANTS: tuple[Mutant, ...] = (
         "tree: vote before the block has ended",
         "nothing is added after the vote",
         patch=lambda: put(joining, "prepare", _vote_in_the_block),
-    ),
-    E(
-        "tree: one context, many joins",
-        "a context is good for one join",
-        patch=lambda: put(exporting, "let_join", _let_join_again),
     ),
     E(
         "tree: find no subordinates after a restart",

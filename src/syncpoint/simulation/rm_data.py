@@ -5,6 +5,9 @@ information: the rows that the branch has changed. Habits of real ones:
 
     forgets_votes   a branch ends with its process, prepared or not (SQLite); otherwise what is prepared stays in doubt
     single_writer   one branch at a time
+    loses_commits   a commit is seen before it is durable, and answered for after: when its process is lost, the last of
+                    them may be lost with it, as with a backup whose copy lags. Only for managers of one journal's
+                    writer: between several, the wall clock orders what is redone (protocol/reconciling.py)
 
 The data know the highest incarnation that has served them. Whoever works as a lower one changes nothing, and what it
 had begun has ended. Not for: taking over (protocol/backup.py), or the process (site.py).
@@ -27,7 +30,7 @@ from syncpoint.resources.memory import MemoryResource, RowLocked
 from syncpoint.resources.memory_server import MemoryServer, MemorySession, Work
 from syncpoint.simulation.process import Process
 from syncpoint.simulation.world import World
-from syncpoint.steps import Blocking, Script, Step
+from syncpoint.steps import Blocking, Script, Sleep, Step
 
 CHANGES = {"begin", "prepare", "commit", "commit_one_phase", "finish", "settle", "redo", "drop_evidence", "contact"}
 """What checks the incarnation first."""
@@ -39,6 +42,36 @@ class RmHabits:
 
     forgets_votes: bool = True
     single_writer: bool = True
+    loses_commits: bool = False
+
+
+class RmEngine(MemoryServer):
+    """Remembers what it has committed and not forced, and how it was before."""
+
+    def __init__(self, name: str) -> None:
+        super().__init__(name)
+        self.unforced: list[tuple[Work, dict[str, bytes | None]]] = []
+
+    def _apply(self, work: Work, *, evidence: bool) -> None:
+        self.unforced.append((work, {key: self._rows.get(key) for key in work.writes}))
+        super()._apply(work, evidence=evidence)
+
+    def forced(self, count: int) -> None:
+        """So many of them are durable."""
+        del self.unforced[:count]
+
+    def lose(self) -> int:
+        """Back to what is durable. Returns how many commits are lost."""
+        lost, self.unforced = self.unforced, []
+        for work, before in reversed(lost):
+            for key, raw in before.items():
+                if raw is None:
+                    self._rows.pop(key, None)
+                else:
+                    self._rows[key] = raw
+            if work.identifier is not None:
+                self._evidence.pop(work.identifier, None)
+        return len(lost)
 
 
 class RmData:
@@ -48,10 +81,11 @@ class RmData:
         self.world = world
         self.name = name
         self.habits = habits
-        self.engine = MemoryServer(name)
+        self.engine = RmEngine(name)
         self.served = 0
         """The highest incarnation that was written here."""
         self._sessions: list[tuple[MemorySession, RmResource]] = []
+        self._chance = world.stream(f"data {name}")
 
     def __repr__(self) -> str:
         return f"<RmData {self.name} served by incarnation {self.served}>"
@@ -64,7 +98,25 @@ class RmData:
         if incarnation < self.served:
             raise _fenced(self, incarnation)
         self.served = incarnation
+        self.engine.unforced.clear()  # it has forced all that it found
         self.end_sessions(lambda resource: resource.incarnation < incarnation)
+
+    def died(self, resource: RmResource) -> None:
+        """Its process is gone."""
+        self.end_sessions(lambda one: one is resource)
+        if resource.incarnation == self.served and self.habits.loses_commits and self._chance.random() < 0.7:
+            for _ in range(self.engine.lose()):
+                self.world.count("commits lost with their process")
+
+    def force(self) -> Script[None]:
+        """What was committed until now becomes durable, after a while."""
+        if self.habits.loses_commits:
+            last = self.engine.unforced[-1:]
+            yield Sleep(self._chance.uniform(0.02, 0.6))
+            if last and last[0] in self.engine.unforced:
+                self.engine.forced(self.engine.unforced.index(last[0]) + 1)
+        else:
+            self.engine.unforced.clear()
 
     def end_sessions(self, chosen: Callable[[RmResource], bool]) -> None:
         """Whose process has died, or is fenced off: what was under way ends."""
@@ -129,7 +181,7 @@ class RmResource(MemoryResource):
         self.incarnation = 0
         self.single_writer = data.habits.single_writer
         self._runtime = None
-        process.on_death.append(lambda: data.end_sessions(lambda one: one is self))
+        process.on_death.append(lambda: data.died(self))
 
     def check(self) -> None:
         """Raises Fenced."""
@@ -140,6 +192,9 @@ class RmResource(MemoryResource):
         def checked() -> Any:
             if method in CHANGES:
                 self.check()
+                if self.incarnation < self.data.served:
+                    what = f"{self.process.name} did {method} as incarnation {self.incarnation}"
+                    self.data.world.violation(f"{what}, and {self.data.served} serves {self.name}")
             return do()
 
         return super()._ask(method, session, checked)
@@ -194,10 +249,23 @@ class RmResource(MemoryResource):
 
     def redo(self, session: Session, identifier: Identifier, state: bytes) -> Script[Answer]:
         answer: Answer = yield self._ask("redo", session, lambda: self.data.redo(identifier, state))
+        yield from self.data.force()
         return answer
 
-    def wrote(self, session: Session) -> Script[bool | None]:
-        return (yield from super().wrote(session))
+    def commit(self, session: Session) -> Script[Answer]:
+        answer = yield from super().commit(session)
+        yield from self.data.force()
+        return answer
+
+    def commit_one_phase(self, session: Session) -> Script[Vote | Answer]:
+        answer = yield from super().commit_one_phase(session)
+        yield from self.data.force()
+        return answer
+
+    def finish(self, session: Session, identifier: Identifier, *, commit: bool, state: bytes) -> Script[Answer]:
+        answer = yield from super().finish(session, identifier, commit=commit, state=state)
+        yield from self.data.force()
+        return answer
 
     def init_statements(self) -> Sequence[str]:
         return ()

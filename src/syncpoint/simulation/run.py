@@ -45,6 +45,7 @@ AFTER_S = 5.0
 """How long everything is left alone after it has settled: nothing comes back."""
 LOOK_S = 0.5
 FAULTS = (3, 14)
+FAULTS_OF_A_SITE = (6, 20)
 JOURNAL = "/journal"
 JOURNALS = ("folder", "database", "bank")
 TREES, SITES = 0.13, 0.13
@@ -127,13 +128,14 @@ class Seed:
         """A node, resource managers that run as processes, a database beside them, and applications."""
         self.workload_name, self.journal_name = TakeoverBank.name, "node"
         names = ["rm-files", "rm-audit"][: self.chance.choice([1, 2, 2])]
-        data = {name: RmData(self.world, name, self._rm_habits()) for name in names}
+        hosts = self.chance.choice([1, 2, 3])
+        data = {name: RmData(self.world, name, self._rm_habits(is_alone=hosts == 1)) for name in names}
         self.servers = {"bank": self._database("bank")}
         self.databases = {**data, **self.servers}
         self.workload = TakeoverBank(self.world, self.databases)
         board = Switchboard(self.network, dead_after_s=self.chance.choice([0.6, 1.0, 2.0]))
         self.site = SiteCast(self.world, board, data, self._servers_of, segment_bytes=self.segment_bytes)
-        self.hosts = [Host(self.world, f"host{number}") for number in range(self.chance.randint(2, 3))]
+        self.hosts = [Host(self.world, f"host{number}") for number in range(hosts)]
         for host in self.hosts:
             Application(
                 host,
@@ -141,13 +143,15 @@ class Seed:
                 journal=self.site.journal,
                 resources=lambda one: self._servers_of(one.process, one.random),
                 client=self.workload.client,
-                clients=self.chance.randint(1, 3),
+                clients=self.chance.randint(2, 4) if hosts == 1 else self.chance.randint(1, 3),
                 timeout_s=self.timeout_s,
                 made=self.site.made,
             )
 
-    def _rm_habits(self) -> RmHabits:
-        return RmHabits(forgets_votes=self.chance.random() < 0.7, single_writer=self.chance.random() < 0.6)
+    def _rm_habits(self, *, is_alone: bool) -> RmHabits:
+        loses = self.chance.random() < 0.7 and is_alone
+        forgets, single = self.chance.random() < 0.7, self.chance.random() < 0.5
+        return RmHabits(forgets_votes=forgets or loses, single_writer=single and not loses, loses_commits=loses)
 
     def _servers_of(self, process: Any, random: Any) -> list[Resource]:
         return [
@@ -282,7 +286,8 @@ class Seed:
 
     def _plan(self) -> tuple[Fault, ...]:
         chance: random.Random = self.world.stream("plan")
-        plan = faults.draw(chance, self.scene, kinds=self.options.kinds, faults_s=FAULTS_S - 5.0, count=FAULTS)
+        count = FAULTS if self.site is None else FAULTS_OF_A_SITE
+        plan = faults.draw(chance, self.scene, kinds=self.options.kinds, faults_s=FAULTS_S - 5.0, count=count)
         if self.options.only is None:
             return tuple(plan)
         return tuple(fault for fault in plan if fault.number in self.options.only)

@@ -17,6 +17,8 @@ from syncpoint.simulation.workloads.trees import Order, Step, TreeBank
 from syncpoint.steps import Script
 
 SITE = "site"
+ACCOUNTS_USED = 3
+"""Few, so that what comes after another changes the same rows."""
 
 
 class TakeoverBank(TreeBank):
@@ -55,12 +57,12 @@ class TakeoverBank(TreeBank):
         others = [one for one in self.names if one != first]
         databases = [first, *chance.sample(others, chance.choice([0, 1, 1, len(others)]))]
         if chance.random() < 0.1:
-            steps = tuple(Step(one, f"account {chance.randrange(ACCOUNTS)}", 0, "") for one in databases)
+            steps = tuple(Step(one, f"account {chance.randrange(ACCOUNTS_USED)}", 0, "") for one in databases)
         else:
             changes = [chance.randint(-50, 50) for _ in databases[:-1]]
             changes.append(-sum(changes))
             steps = tuple(
-                Step(one, f"account {chance.randrange(ACCOUNTS)}", change, f"mark {name}.{number}")
+                Step(one, f"account {chance.randrange(ACCOUNTS_USED)}", change, f"mark {name}.{number}")
                 for number, (one, change) in enumerate(zip(databases, changes, strict=True))
             )
         steps = tuple(sorted(steps, key=lambda step: step.database))  # always in one order: no deadlocks of lines
