@@ -26,8 +26,11 @@ PAUSE_S = (0.05, 1.2)
 class Database(Protocol):
     """What holds rows: a server, or a resource manager's data."""
 
-    name: str
-    engine: MemoryServer
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def engine(self) -> MemoryServer: ...
 
 
 _OUTCOMES = {
