@@ -119,17 +119,6 @@ def test_a_standby_waits_until_it_is_told() -> None:
     assert backup.state is State.STANDBY
 
 
-def test_a_standby_that_was_told_while_it_enrolled_as_one_takes_over() -> None:
-    """It had lost its node, and enrols as a standby again; the node's word comes before the answer to that."""
-    backup = Backup(GUID)
-    backup.start(standby=True)
-    backup.waits()
-    assert backup.start(standby=True) == (Enrol(standby=True),)
-    assert backup.activated() == (Enrol(),)
-    assert backup.waits() == ()
-    assert backup.granted(Incarnation(7)) == (WriteIncarnation(Incarnation(7)),)
-
-
 @pytest.mark.parametrize("decided", [True, False])
 def test_fenced_it_does_nothing_more(decided: bool) -> None:
     backup = reconciling([1], [2])

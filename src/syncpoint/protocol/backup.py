@@ -174,15 +174,13 @@ Effect = Enrol | WriteIncarnation | AskNode | Scan | CommitBranch | AbortBranch 
 class Backup:
     """One start of a resource manager. Each method is an input and returns what to do next."""
 
-    __slots__ = ("_decided", "_drop", "_is_activated", "_undecided", "guid", "incarnation", "redone", "state")
+    __slots__ = ("_decided", "_drop", "_undecided", "guid", "incarnation", "redone", "state")
 
     def __init__(self, guid: Guid) -> None:
         self.guid = guid
         self.state = State.ENROLLING
         self.incarnation = Incarnation(0)
         self.redone = 0
-        self._is_activated = False
-        """Told to take over, and has no incarnation yet."""
         self._drop: list[Identifier] = []
         self._decided: list[Undone] = []
         self._undecided: dict[Identifier, Undone] = {}
@@ -207,9 +205,8 @@ class Backup:
         return (Enrol(standby=standby),)
 
     def waits(self) -> tuple[Effect, ...]:
-        """The node has taken it as a standby. If it has been told to take over since it asked, it goes on with that."""
-        if not self._is_activated:
-            self._move(Input.WAIT)
+        """The node has taken it as a standby."""
+        self._move(Input.WAIT)
         return ()
 
     def activated(self) -> tuple[Effect, ...]:
@@ -217,7 +214,6 @@ class Backup:
         if self.state is not State.STANDBY:
             return ()
         self._move(Input.ACTIVATE)
-        self._is_activated = True
         return (Enrol(),)
 
     def granted(self, incarnation: Incarnation) -> tuple[Effect, ...]:
@@ -226,7 +222,6 @@ class Backup:
         if self.state is State.FENCED or (incarnation == self.incarnation and self.state is not State.ENROLLING):
             return ()
         self._move(Input.GRANTED)
-        self._is_activated = False
         self.incarnation = incarnation
         return (WriteIncarnation(incarnation),)
 
