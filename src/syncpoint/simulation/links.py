@@ -88,9 +88,10 @@ class Switchboard:
     def loses(self) -> bool:
         return bool(self.mishaps.lost) and self._chance.random() < self.mishaps.lost
 
-    def sent(self, process: Process) -> None:
+    def sent(self, process: Process, raw: bytes) -> None:
+        """A process has said something: perhaps a trap waits for that."""
         for trap in self._traps:
-            if process.name.startswith(trap.who):
+            if process.name.startswith(trap.who) and trap.word in raw:
                 trap.left -= 1
                 if trap.left < 0:
                     self._traps.remove(trap)
@@ -155,7 +156,7 @@ class SimLink(Link):
             at_s = max(line.free_s[self.name], self.world.now_s + self.board.latency_s())
             line.free_s[self.name] = at_s
             self.world.after(at_s - self.world.now_s, partial(self._reach, line, raw))
-        self.board.sent(self.process)
+        self.board.sent(self.process, raw)
         return Sent.TAKEN
 
     def room(self, to: str) -> Signal:

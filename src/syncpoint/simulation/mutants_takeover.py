@@ -16,6 +16,7 @@ from syncpoint.messages import Message
 from syncpoint.node import reconciling, registry
 from syncpoint.node.journal_host import JournalHost
 from syncpoint.node.registry import ResourceDesk
+from syncpoint.node.supervision import Supervisor
 from syncpoint.protocol import backup
 from syncpoint.protocol.backup import Backup, Effect, SayOpened, Undone
 from syncpoint.protocol.coordinator import Coordinator
@@ -122,6 +123,10 @@ def _force_later(self: ResourceDesk, guid: Guid, record: ResourceIncarnation) ->
     yield from ()
 
 
+def _see_nothing(self: Supervisor, one: Any, service: Any, now: float) -> None:
+    """A loss that the node has not noticed itself is none."""
+
+
 T = partial(Mutant, workload="takeover")
 
 MUTANTS: tuple[Mutant, ...] = (
@@ -185,5 +190,11 @@ MUTANTS: tuple[Mutant, ...] = (
         "an incarnation is forced before use (T-I1)",
         "node/registry.py",
         lambda: put(ResourceDesk, "_force", _force_later),
+    ),
+    T(
+        "takeover: tell no standby after a restart",
+        "a node that was away when it was lost has it replaced",
+        "node/supervision.py",
+        lambda: put(Supervisor, "_see_nobody", _see_nothing),
     ),
 )

@@ -24,12 +24,13 @@ from syncpoint.journal.folder import FolderJournal
 from syncpoint.resources.base import Resource
 from syncpoint.simulation import faults
 from syncpoint.simulation.database import Habits, SimDatabase, SimResource
-from syncpoint.simulation.faults import KINDS, Fault, Scene
+from syncpoint.simulation.faults import KINDS
 from syncpoint.simulation.host import Application, Host
 from syncpoint.simulation.journals import DatabaseJournals
 from syncpoint.simulation.links import Switchboard
 from syncpoint.simulation.network import Network
 from syncpoint.simulation.rm_data import RmData, RmHabits
+from syncpoint.simulation.scene import Fault, Scene
 from syncpoint.simulation.site import SiteCast
 from syncpoint.simulation.trees import TreeCast, database_names
 from syncpoint.simulation.workloads import SIDE_BY_SIDE

@@ -45,6 +45,8 @@ class Trap:
     left: int
     """How many of its messages pass before."""
     spring: Callable[[Process], None]
+    word: bytes = b""
+    """Only messages count that have it in them."""
 
 
 @dataclass(slots=True)
