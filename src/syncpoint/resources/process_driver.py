@@ -282,6 +282,8 @@ class ProcessDriver:
     def _try(self, backup: way.Backup, effect: way.Effect) -> Script[tuple[way.Effect, ...]]:
         match effect:
             case way.Enrol():
+                if effect.standby and way.Enrol() in self._effects:
+                    return ()  # it was told to take over since: waiting once more would come between
                 return (yield from self._enrol(backup, standby=effect.standby))
             case way.WriteIncarnation():
                 yield from self.host.service.serve_as(effect.incarnation)
