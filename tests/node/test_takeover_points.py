@@ -17,15 +17,17 @@ import pytest
 
 from syncpoint import Transaction, TransactionManager
 from syncpoint.config import NodeSettings
-from syncpoint.errors import JournalUnavailable, SyncpointError, TransactionAborted
+from syncpoint.errors import JournalUnavailable, ManagerClosed, SyncpointError, TransactionAborted
+from syncpoint.ids import Guid
 from syncpoint.journal.base import Verdict
 from syncpoint.manager.at_node import node_link
 from syncpoint.messages import Message
 from syncpoint.node.server import Node
 from syncpoint.node.supervision import Patience
+from syncpoint.ports import Peer
 from syncpoint.protocol.takeover import Service, State
 from syncpoint.records import Commit, Record
-from syncpoint.resources.node_messages import ListResources, Resources, Serve, TakeOver, TakeOverPlan
+from syncpoint.resources.node_messages import Health, ListResources, Resources, Serve, TakeOver, TakeOverPlan
 from syncpoint.resources.process_driver import ProcessDriver
 from syncpoint.resources.process_host import ProcessHost
 from syncpoint.resources.process_messages import RESOURCE_VOCABULARY, End
@@ -372,3 +374,43 @@ def test_an_operator_has_it_taken_over_from_a_living_one(tmp_path: Path) -> None
         with world.manager() as manager:
             assert insert(manager, 1) == set()
         assert world.rows() == [1]
+
+
+def test_what_a_dead_process_has_asked_does_not_bring_it_back(tmp_path: Path) -> None:
+    """Its question is looked at when its loss has been noticed already: nobody would notice it again."""
+    with tempfile.TemporaryDirectory(prefix="sp") as short, closing(World(tmp_path, f"{short}/s", "standby")) as world:
+        first = ResourceManager(world)
+        incarnation = world.wait_open()
+        desk, service = world.node.registry, world.service
+        assert desk is not None
+        assert service is not None
+        assert service.holder is not None
+        late, peer = Health(guid=service.guid.raw, incarnation=incarnation), service.holder.peer
+        first.kill()
+        wait_until(lambda: service.state is State.LOST, "its loss")
+        dead = Peer(name=peer, guid=Guid(bytes(16)), role="resource", instance=b"")
+        script = desk.answers(dead, late)
+        assert script is not None
+        with pytest.raises(ManagerClosed):
+            world.node.runtime.run(script)
+        assert service.state is State.LOST
+        ResourceManager(world, standby=True)
+        world.wait_open(incarnation)
+
+
+def test_a_resource_manager_that_was_lost_together_with_its_node_is_replaced(tmp_path: Path) -> None:
+    """The new node has noticed no loss; it has a standby, and nobody who serves."""
+    with tempfile.TemporaryDirectory(prefix="sp") as short, closing(World(tmp_path, f"{short}/s", "standby")) as world:
+        first = ResourceManager(world)
+        incarnation = world.wait_open()
+        standby = ResourceManager(world, standby=True)
+        wait_until(lambda: world.service is not None and bool(world.service.standbys), "the standby")
+        with world.manager() as manager:
+            first.dies_when_told_to_commit = True
+            insert(manager, 1)
+            world.node.close()
+            first.kill()
+            world.start_node()
+            world.wait_open(incarnation)
+            assert standby.driver.is_open
+            assert world.rows() == [1]

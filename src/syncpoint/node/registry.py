@@ -120,6 +120,13 @@ class ResourceDesk:
             self.connected.discard(event.peer.name)
             self.lose(event.peer.name, f"its connection was lost: {event.why}")
 
+    def _require_there(self, peer: Peer) -> None:
+        """With the mutex held. Raises ManagerClosed (no answer) when who asked is gone since: it may be dead, and then
+        nobody would notice its loss a second time."""
+        if peer.name not in self.connected:
+            sometimes("a resource manager was gone before its question was looked at")
+            raise ManagerClosed(f"{peer} is not connected any more.")
+
     def lose(self, peer: str, why: str) -> None:
         """This process is gone, or does not answer."""
         with self.mutex:
@@ -153,6 +160,7 @@ class ResourceDesk:
             )
         claimant = Claimant(peer.name, question.instance, question.place)
         with self.mutex:
+            self._require_there(peer)
             effects = self.registry.enrol(
                 name,
                 guid,
@@ -194,8 +202,9 @@ class ResourceDesk:
             return self.registry.forced(guid, incarnation)
 
     def _heard(self, peer: Peer, guid: Guid, incarnation: int) -> words.Fenced | None:
-        """Who speaks: None when it counts."""
+        """Who speaks: None when it counts. Raises ManagerClosed when it is gone."""
         with self.mutex:
+            self._require_there(peer)
             before = self.registry.service(guid)
             was_lost = before is not None and before.state is State.LOST
             fence = self.registry.hear(

@@ -138,6 +138,9 @@ class Supervisor:
         for one in self.watched.values():
             if one.policy == RESTART:  # the first start is its, too; who runs already has time to say so
                 one.due_at, one.why = now + self.patience.grace_s, "it has not been started"
+            elif one.policy == STANDBY or (one.policy and desk.registry.named(one.name) is not None):
+                # It may have been lost together with this node: then nobody has noticed, and nobody will.
+                one.due_at, one.why = now + self.patience.silent_s, "it has not come back since this node started"
 
     def __repr__(self) -> str:
         due = [one.name for one in self.watched.values() if one.due_at is not None]
