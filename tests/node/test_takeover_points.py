@@ -15,10 +15,10 @@ from pathlib import Path
 import apsw
 import pytest
 
-from syncpoint import Transaction, TransactionManager
+from syncpoint import Transaction, TransactionManager, records
 from syncpoint.config import NodeSettings
 from syncpoint.errors import JournalUnavailable, ManagerClosed, SyncpointError, TransactionAborted
-from syncpoint.ids import Guid
+from syncpoint.ids import BranchNumber, Guid, Identifier, Key, TransactionId
 from syncpoint.journal.base import Verdict
 from syncpoint.manager.at_node import node_link
 from syncpoint.messages import Message
@@ -26,7 +26,7 @@ from syncpoint.node.server import Node
 from syncpoint.node.supervision import Patience
 from syncpoint.ports import Peer
 from syncpoint.protocol.takeover import Service, State
-from syncpoint.records import Commit, Record
+from syncpoint.records import BranchEntry, Commit, Prepared, Record, key_fields
 from syncpoint.resources.node_messages import Health, ListResources, Resources, Serve, TakeOver, TakeOverPlan
 from syncpoint.resources.process_driver import ProcessDriver
 from syncpoint.resources.process_host import ProcessHost
@@ -414,3 +414,27 @@ def test_a_resource_manager_that_was_lost_together_with_its_node_is_replaced(tmp
             world.wait_open(incarnation)
             assert standby.driver.is_open
             assert world.rows() == [1]
+
+
+def test_a_promise_whose_end_is_only_noted_holds_up_no_backup(world: World) -> None:
+    """The end of an aborted promise is written with the next decision; while nobody serves, there may be none."""
+    first = ResourceManager(world)
+    incarnation = world.wait_open()
+    assert world.service is not None
+    with world.manager() as manager:
+        journal, run = manager._core.journal, manager._runner.run
+        key = Key(TransactionId(bytes(range(16))), journal.next_attempt())
+        branch = Identifier(journal.coordinator, key.transaction, key.attempt, BranchNumber(1))
+        entry = BranchEntry(resource="audit", guid=world.service.guid.raw, identifier=branch.to_bytes(), state=b"")
+        superior = Identifier(Guid(bytes(range(1, 17))), key.transaction, key.attempt, BranchNumber(1))
+        promise = Prepared(
+            **key_fields(key),
+            superior=superior.coordinator.raw,
+            branches=(entry,),
+            identifier=superior.to_bytes(),
+        )
+        assert run(journal.force((promise,))) == (Verdict.ACCEPTED,)
+        journal.note((records.End(**key_fields(key)),))
+        first.kill()
+        ResourceManager(world)
+        world.wait_open(incarnation)

@@ -49,6 +49,11 @@ class Site(Protocol):
         """When this returns, that application decides nothing more that it has begun."""
         ...
 
+    def write_notes(self) -> Script[None]:
+        """What applications have noted, and is written with what they decide next, is in the journal when this
+        returns. Raises JournalFailed."""
+        ...
+
     def ask(self, peer: str, question: Message, seconds: float) -> Script[Message]:
         """Ask a connected process. Raises ResourceUnavailable (certainly not asked), ConnectionLost."""
         ...
@@ -70,6 +75,9 @@ def gather(site: Site, asked: Round, about: bytes = b"") -> Script[Snapshot]:
             raise outcome.error
         assert isinstance(outcome, Done)
     holding = yield from site.journal.holding(asked.guid)
+    if holding.promised:  # the end of an aborted one is written lazily, and perhaps nothing follows that takes it along
+        yield from site.write_notes()
+        holding = yield from site.journal.holding(asked.guid)
     return asked.snapshot(holding.commits, holding.promised)
 
 

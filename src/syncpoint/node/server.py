@@ -280,6 +280,11 @@ class Node:
         assert self.host is not None
         return self.host.fence(application)
 
+    def write_notes(self) -> Script[None]:
+        """See `reconciling.Site.write_notes`."""
+        assert self.host is not None
+        return self.host.write_notes()
+
     def ask(self, peer: str, question: Message, seconds: float) -> Script[Message]:
         """See `Site.ask`."""
         answer: Message = yield from self.exchange.ask(peer, question, seconds)

@@ -166,6 +166,9 @@ class SimNode:
     def fence(self, application: str) -> Script[None]:
         return self.journal_host.fence(application)
 
+    def write_notes(self) -> Script[None]:
+        return self.journal_host.write_notes()
+
     def ask(self, peer: str, question: Message, seconds: float) -> Script[Message]:
         return self.exchange.ask(peer, question, seconds)
 
