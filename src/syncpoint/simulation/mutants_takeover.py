@@ -13,14 +13,13 @@ from typing import Any
 from syncpoint.ids import Guid, Incarnation
 from syncpoint.manager.votes import KeptVotes
 from syncpoint.messages import Message
-from syncpoint.node import reconciling, registry
 from syncpoint.node.journal_host import JournalHost
 from syncpoint.node.registry import ResourceDesk
 from syncpoint.node.supervision import Supervisor
 from syncpoint.protocol import backup
 from syncpoint.protocol.backup import Backup, Effect, SayOpened, Undone
 from syncpoint.protocol.coordinator import Coordinator
-from syncpoint.protocol.takeover import Registry, Round, Snapshot
+from syncpoint.protocol.takeover import Registry
 from syncpoint.records import BranchEntry, ResourceIncarnation
 from syncpoint.resources.node_messages import AskVotes, Votes
 from syncpoint.simulation.mutant import Mutant, put
@@ -100,16 +99,6 @@ def _tell_nothing(self: KeptVotes, question: AskVotes) -> Script[Message]:
     yield from ()
 
 
-def _journal_first(site: Any, asked: Round, about: bytes = b"") -> Script[Snapshot]:
-    """The journal is read before the managers are asked."""
-    holding = yield from site.journal.holding(asked.guid)
-    yield from _gather(site, asked, about)
-    return asked.snapshot(holding.commits, holding.promised)
-
-
-_gather = reconciling.gather
-
-
 def _fence_nobody(self: JournalHost, application: str) -> Script[None]:
     """A manager that is silent is left alone."""
     return
@@ -172,12 +161,6 @@ MUTANTS: tuple[Mutant, ...] = (
         "a backup is told what is undecided (B8)",
         "manager/votes.py",
         lambda: put(KeptVotes, "_answer", _tell_nothing),
-    ),
-    T(
-        "takeover: read the journal first",
-        "managers first, then the journal",
-        "node/reconciling.py",
-        lambda: put(registry, "gather", _journal_first),
     ),
     T(
         "takeover: fence no silent manager",
