@@ -249,11 +249,11 @@ class FolderJournal(Journal):
         except OSError as error:
             raise self._fail(error) from error
         self._take_in(written)
+        self._take_in(copies)  # before he is forgotten: who looks meanwhile finds them here or there
         try:
             for one in dead:
                 sometimes("the records of a dead process were copied")
                 self._neighbours.clear_away(one)
-            self._take_in(copies)
             with self._mutex:
                 self._inherited.update(one.incarnation for one in dead)
             self._rotate_if_due()
@@ -456,4 +456,4 @@ class FolderJournal(Journal):
         yield from self._catch_up()
         with self._mutex:
             unfinished = {key.attempt.incarnation for key in (*self._index.unended, *self._neighbours.unended())}
-            return frozenset(candidates) - unfinished - {self.incarnation, *self._neighbours.living}
+            return frozenset(candidates) - unfinished - {self.incarnation} - self._neighbours.not_taken_over()
