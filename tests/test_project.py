@@ -80,6 +80,7 @@ MAY_BE_CONCURRENT = (
     "testing/",
     "simulation/",
     "cli/",
+    "node/",  # a process of its own
     "integrations/",
     "django/",
     "system.py",  # one mutex

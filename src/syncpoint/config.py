@@ -12,6 +12,10 @@
     url = "postgresql://app:${BANK_PASSWORD}@localhost/bank"
     pool_size_max = 10
 
+    [node]                                                # for `syncpoint node`; see docs/node.md
+    listen = ["unix:///run/syncpoint/node.sock"]
+    journal = "/var/lib/syncpoint/journal"
+
 `${NAME}` in a value is replaced from the environment; `$${NAME}` is the text `${NAME}`. A wrong file is refused with
 the key and, for a misspelt one, the nearest key that exists. Values can hold secrets: no message and no `repr`
 shows them. Not for: making resources (resources/registry.py) or managers; nothing is connected to here.
@@ -29,11 +33,15 @@ from pathlib import Path
 from typing import Any
 
 from syncpoint.errors import ConfigurationError
+from syncpoint.link.addresses import TlsAddress, parse_address
+from syncpoint.link.settings import TlsFiles
+from syncpoint.messages import NAME_PATTERN, NAME_SIZE_CHARS_MAX
 from syncpoint.resources.registry import CLASS, check_name, check_options
 
 __all__ = [
     "CONFIG_VARIABLE",
     "DEFAULT_FILE",
+    "NodeSettings",
     "ResourceSettings",
     "Settings",
     "find_file",
@@ -47,8 +55,11 @@ CONFIG_VARIABLE = "SYNCPOINT_CONFIG"
 TIMEOUT_S = 30.0
 
 _SECONDS_MAX = 1e9  # thirty years: more is a slip, and clocks cannot add it
-_SECTIONS = ("syncpoint", "resources")
+_SECTIONS = ("syncpoint", "resources", "node")
 _SYNCPOINT_KEYS = ("journal", "scope", "timeout_s")
+_NODE_KEYS = ("name", "cluster", "listen", "journal", "dead_after_s", "resume_s", "health", "users", "tls")
+_TLS_KEYS = ("certificate", "key", "authorities", "peers")
+_PROCESS_KEYS = ("process", "backup")
 _VARIABLE = re.compile(r"\$?\$\{([^}]*)\}")
 _VARIABLE_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*\Z")
 _USER_AND_PASSWORD = re.compile(r"(?<=://)([^:@/?#]*):(.*)@", re.DOTALL)
@@ -73,6 +84,10 @@ class ResourceSettings:
     name: str
     url: str
     options: Mapping[str, str] = field(default_factory=dict)
+    process: bool = False
+    """A process of its own serves it: `syncpoint resource run NAME`; managers reach it through the node."""
+    backup: str = ""
+    """What the node does when that process is lost."""
 
     def __repr__(self) -> str:
         return f"<ResourceSettings {self.name} {self.shown} options={sorted(self.options)}>"
@@ -87,6 +102,31 @@ class ResourceSettings:
         return {"url": self.url, **self.options} if self.options else self.url
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NodeSettings:
+    """What `syncpoint node` is told.
+
+    - `name`, `cluster`: as applications must name it; `listen`: the link's addresses.
+    - `journal`: a folder on a local disk, of this node alone.
+    - `dead_after_s`: seconds without any sign of life after which a connection is lost.
+    - `resume_s`: seconds for which an application whose connection was lost is waited for.
+    - `health`: "host:port" of an HTTP endpoint on loopback; empty: none.
+    - `users`: ids of the users that may connect over a Unix socket; empty: the node's own.
+    - `tls`: for tls:// addresses; `tls_peers`: names of which a peer's certificate must carry one; empty: its own.
+    """
+
+    listen: tuple[str, ...]
+    journal: str
+    name: str = "node"
+    cluster: str = "syncpoint"
+    dead_after_s: float = 3.0
+    resume_s: float = 1.0
+    health: str = ""
+    users: tuple[int, ...] = ()
+    tls: TlsFiles | None = None
+    tls_peers: tuple[str, ...] = ()
+
+
 @dataclass(frozen=True, slots=True, kw_only=True, repr=False)
 class Settings:
     """All that a `syncpoint.toml` can say. `file` is where it was read, None when there was none."""
@@ -96,6 +136,7 @@ class Settings:
     timeout_s: float = TIMEOUT_S
     resources: Mapping[str, ResourceSettings] = field(default_factory=dict)
     file: str | None = None
+    node: NodeSettings | None = None
 
     def __repr__(self) -> str:
         journal = hide_secrets(self.journal) if self.journal else None
@@ -182,7 +223,84 @@ class _Reader:
                 name: self._resource(name, value) for name, value in self._section(document, "resources").items()
             },
             file=self._file,
+            node=self._node(self._section(document, "node")) if "node" in document else None,
         )
+
+    def _node(self, table: Mapping[str, Any]) -> NodeSettings:
+        self._only(table, _NODE_KEYS, "node.")
+        for key in ("listen", "journal"):
+            if key not in table:
+                raise self._wrong(f"node.{key} is missing.", "See docs/node.md for a whole [node] section.")
+        journal = self._text(table["journal"], "node.journal")
+        if "://" in journal.removeprefix("file://"):
+            raise self._wrong("node.journal must be a folder.", 'Write for example: journal = "./node-journal"')
+        tls, tls_peers = self._tls(table["tls"]) if "tls" in table else (None, ())
+        listen = self._texts(table["listen"], "node.listen", "unix:///run/syncpoint/node.sock")
+        for address in listen:
+            try:
+                is_tls = isinstance(parse_address(address, may_be_port_0=True), TlsAddress)
+            except ConfigurationError as error:
+                raise self._wrong(f"node.listen: {error.message}", error.advice) from None
+            if is_tls and tls is None:
+                raise self._wrong(
+                    f"node.listen has {address}, and there is no [node.tls].",
+                    "Add [node.tls] with certificate, key and authorities.",
+                )
+        return NodeSettings(
+            listen=listen,
+            journal=journal,
+            name=self._name(table.get("name", "node"), "node.name"),
+            cluster=self._name(table.get("cluster", "syncpoint"), "node.cluster"),
+            dead_after_s=self._seconds(table.get("dead_after_s", 3.0), "node.dead_after_s"),
+            resume_s=self._seconds(table.get("resume_s", 1.0), "node.resume_s"),
+            health=self._health(table["health"]) if "health" in table else "",
+            users=self._users(table.get("users", [])),
+            tls=tls,
+            tls_peers=tls_peers,
+        )
+
+    def _tls(self, table: Any) -> tuple[TlsFiles, tuple[str, ...]]:
+        if not isinstance(table, dict):
+            raise self._wrong("node.tls must be a table.", "Write [node.tls] and its keys below it.")
+        self._only(table, _TLS_KEYS, "node.tls.")
+        files = {}
+        for key in ("certificate", "key", "authorities"):
+            if key not in table:
+                raise self._wrong(f"node.tls.{key} is missing.", "Give the path of a PEM file.")
+            files[key] = self._text(table[key], f"node.tls.{key}")
+        peers = self._texts(table["peers"], "node.tls.peers", "app.example") if "peers" in table else ()
+        return TlsFiles(**files), peers
+
+    def _texts(self, value: Any, key: str, example: str) -> tuple[str, ...]:
+        values = [value] if isinstance(value, str) else value
+        if not isinstance(values, list) or not values:
+            raise self._wrong(f"{key} must be a list of texts.", f'Write for example: ["{example}"]')
+        return tuple(self._text(one, key) for one in values)
+
+    def _name(self, value: Any, key: str) -> str:
+        text = self._text(value, key)
+        if len(text) > NAME_SIZE_CHARS_MAX or not re.search(NAME_PATTERN, text):
+            raise self._wrong(
+                f"{key} cannot be {text[: NAME_SIZE_CHARS_MAX + 1]!r}.",
+                f"Use 1 to {NAME_SIZE_CHARS_MAX} letters and digits, with ., _ or - between them.",
+            )
+        return text
+
+    def _health(self, value: Any) -> str:
+        text = self._text(value, "node.health")
+        host, _, port = text.rpartition(":")
+        if host not in ("127.0.0.1", "localhost", "[::1]") or not (port.isascii() and port.isdigit()):
+            raise self._wrong(
+                f"node.health is {text!r}, which is no port on loopback.",
+                'Write for example: health = "127.0.0.1:8920"',
+            )
+        return text
+
+    def _users(self, value: Any) -> tuple[int, ...]:
+        good = isinstance(value, list) and all(type(one) is int and 0 <= one < 1 << 32 for one in value)
+        if not good:
+            raise self._wrong("node.users must be a list of numeric user ids.", "Write for example: users = [1000]")
+        return tuple(value)
 
     def _resource(self, name: str, value: Any) -> ResourceSettings:
         key = f"resources.{name}"
@@ -200,12 +318,17 @@ class _Reader:
             self._only(value, ("url", CLASS), f"{key}.", only_near=True)
             raise self._wrong(f"{key} has no url.", 'Write for example: url = "postgresql://localhost/bank"')
         url = self._text(value["url"], f"{key}.url") if "url" in value else ""
-        options = {option: self._option(given, f"{key}.{option}") for option, given in value.items() if option != "url"}
+        process = value.get("process", False)
+        if not isinstance(process, bool):
+            raise self._wrong(f"{key}.process must be true or false.", "Write: process = true")
+        backup = self._text(value["backup"], f"{key}.backup") if "backup" in value else ""
+        others = {option: given for option, given in value.items() if option not in ("url", *_PROCESS_KEYS)}
+        options = {option: self._option(given, f"{key}.{option}") for option, given in others.items()}
         try:
             check_options(name, url, options)
         except ConfigurationError as error:
             raise self._wrong(f"[{key}] {error.message}", error.advice) from None
-        return ResourceSettings(name=name, url=url, options=options)
+        return ResourceSettings(name=name, url=url, options=options, process=process, backup=backup)
 
     def _section(self, document: Mapping[str, Any], name: str) -> Mapping[str, Any]:
         section = document.get(name, {})

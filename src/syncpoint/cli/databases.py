@@ -20,6 +20,7 @@ from syncpoint.config import ResourceSettings, parse_resource_option
 from syncpoint.errors import ConfigurationError, SyncpointError
 from syncpoint.journal.database_admin import DatabaseAdmin
 from syncpoint.journal.urls import is_database
+from syncpoint.manager.at_node import is_at_node
 from syncpoint.resources.base import Finding, Resource, Session, Severity
 from syncpoint.runners.threads import ThreadRunner
 from syncpoint.steps import Script
@@ -142,7 +143,9 @@ def _journal(
     if urls and journal is None:
         return None
     settings = setup.settings_of(config=config, journal=journal, resources=resources)
-    if not settings.journal or not is_database(settings.journal, settings.resources):
+    if not settings.journal or is_at_node(settings.journal):
+        return None
+    if not is_database(settings.journal, settings.resources):
         return None
     return setup.journal_admin(settings)
 

@@ -29,6 +29,7 @@ from syncpoint.journal import inspect
 from syncpoint.journal.database_admin import AdoptedDatabase
 from syncpoint.journal.inspect import AdoptReport, Damage, RecordLine, VerifyReport
 from syncpoint.journal.urls import is_database
+from syncpoint.manager.at_node import is_at_node
 from syncpoint.records import AnyRecord
 from syncpoint.system import SystemDisk
 
@@ -114,6 +115,11 @@ def _adopt(path: str, config: str | None) -> AdoptReport | AdoptedDatabase:
 
 def _folder(path: str) -> str:
     """The folder that is meant. Raises ConfigurationError for a database."""
+    if is_at_node(path):
+        raise ConfigurationError(
+            "This journal is kept by a node: its files are where that runs.",
+            advice="Run it there, with the node's folder; or use `syncpoint in-doubt` and `syncpoint show ID`.",
+        )
     if is_database(path, ()):
         raise ConfigurationError(
             "This journal is in a database: there are no files to read.",

@@ -21,7 +21,7 @@ from typing import TypeVar
 from syncpoint.errors import JournalFailed, JournalRefused, ManagerClosed
 from syncpoint.ids import Attempt, Guid, Incarnation, Key, TransactionId
 from syncpoint.journal import gathering
-from syncpoint.journal.base import Claim, Journal, Story, Verdict, View
+from syncpoint.journal.base import Claim, Holding, Journal, Story, Verdict, View
 from syncpoint.journal.claims import Claims, TransactionClaim
 from syncpoint.journal.head import Paths, read_counter
 from syncpoint.journal.index import Index
@@ -31,7 +31,16 @@ from syncpoint.journal.segment import SegmentWriter
 from syncpoint.marks import sometimes
 from syncpoint.ports import Batcher, Clock, Disk, FileLock, Random, Runtime
 from syncpoint.protocol.admission import admit
-from syncpoint.records import Commit, CoordinatorKnown, End, Heuristic, Record, Resolved, ResourceKnown
+from syncpoint.records import (
+    Commit,
+    CoordinatorKnown,
+    End,
+    Heuristic,
+    Record,
+    Resolved,
+    ResourceIncarnation,
+    ResourceKnown,
+)
 from syncpoint.steps import Batch, Blocking, Script, Sleep
 
 T = TypeVar("T")
@@ -54,7 +63,8 @@ class FolderJournal(Journal):
     """A journal in a folder on a local disk.
 
     Parameters: `path` of the folder, made when missing; `retention_s`, seconds for which the result of a transaction
-    with an id is kept after its commit; `segment_size_bytes_max`, bytes after which what has ended is dropped.
+    with an id is kept after its commit; `segment_size_bytes_max`, bytes after which what has ended is dropped; `heir`,
+    another open one of the same folder that alone takes over what the dead left (a node's), None: this one does too.
     """
 
     keeps_promises = True
@@ -68,8 +78,10 @@ class FolderJournal(Journal):
         random: Random,
         retention_s: float = RETENTION_S,
         segment_size_bytes_max: int = SEGMENT_SIZE_BYTES_MAX,
+        heir: FolderJournal | None = None,
     ) -> None:
         self.path = path
+        self._heir = heir
         self._disk = disk
         self._clock = clock
         self._random = random
@@ -148,7 +160,7 @@ class FolderJournal(Journal):
         self.coordinator = head.guid
         self._neighbours = Neighbours(self._disk, self._paths, self._mutex, self.coordinator, None)
         self._held.callback(self._neighbours.release)
-        self.incarnation, lock = verify_and_draw(self._disk, self._paths, self._neighbours)
+        self.incarnation, lock = verify_and_draw(self._disk, self._paths, self._neighbours, probe=self._heir is None)
         self._held.callback(lock.release)
         self._neighbours.own = self.incarnation
         self._claims = Claims(self._disk, self._paths.claims, self._mutex)
@@ -314,8 +326,11 @@ class FolderJournal(Journal):
     # --- reading -------------------------------------------------------------------------------------------------
 
     def _catch_up(self, *, inherit: bool = True) -> Script[None]:
-        """See what others have done until now; with `inherit`, take over what the dead left."""
+        """See what others have done until now; with `inherit`, take over what the dead left, or have it taken over."""
         self._check_usable()
+        if inherit and self._heir is not None:
+            yield from self._heir._catch_up()  # before we read on: its copies are seen below
+            inherit = False
         yield Batch(self._surveys, inherit, "journal survey")
         with self._mutex:
             is_anyone_dead = bool(self._neighbours.dead)
@@ -399,6 +414,11 @@ class FolderJournal(Journal):
                 self._index, self._noted_ends, self._neighbours, own_guid=self.coordinator, inherited=inherited
             )
 
+    def has_promised(self, key: Key) -> bool:
+        """Whether a Prepared record without an outcome is held here: this process's own, or one taken over."""
+        with self._mutex:
+            return key in self._index.prepared and key not in self._noted_ends
+
     def unended(self, key: Key) -> Script[bool]:
         """See `Journal.unended`."""
         with self._mutex:
@@ -412,6 +432,17 @@ class FolderJournal(Journal):
     def resources(self) -> Sequence[ResourceKnown]:
         with self._mutex:
             return gathering.resources(self._index, self._neighbours)
+
+    def resource_incarnations(self) -> Sequence[ResourceIncarnation]:
+        """See `Journal.resource_incarnations`."""
+        with self._mutex:
+            return gathering.incarnations(self._index, self._neighbours)
+
+    def holding(self, guid: Guid) -> Script[Holding]:
+        """See `Journal.holding`. Raises JournalFailed."""
+        yield from self._catch_up()
+        with self._mutex:
+            return gathering.holding(self._index, self._noted_ends, self._neighbours, guid)
 
     def directory(self) -> Sequence[CoordinatorKnown]:
         with self._mutex:

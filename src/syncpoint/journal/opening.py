@@ -94,12 +94,14 @@ def _check_not_refused(disk: Disk, paths: Paths) -> None:
         )
 
 
-def verify_and_draw(disk: Disk, paths: Paths, neighbours: Neighbours) -> tuple[Incarnation, FileLock]:
-    """Read what all others left, then draw the next incarnation and take its lock.
+def verify_and_draw(
+    disk: Disk, paths: Paths, neighbours: Neighbours, *, probe: bool = True
+) -> tuple[Incarnation, FileLock]:
+    """Read what all others left, then draw the next incarnation and take its lock. With `probe`, find out who is dead.
 
     Raises JournalDamaged before anything is changed, FormatTooNew, OSError.
     """
-    neighbours.survey(probe=True)
+    neighbours.survey(probe=probe)
     drawn = read_counter(disk, paths)
     if drawn < neighbours.highest():
         raise JournalDamaged(

@@ -107,6 +107,11 @@ class LinkExchange(Exchange):
     def address(self) -> str:
         return self.settings.name
 
+    @property
+    def listening_at(self) -> tuple[str, ...]:
+        """The addresses at which it can be dialled, with the ports that were found. Empty when it is not open."""
+        return self._link.listening_at if isinstance(self._link, ThreadedLink) else ()
+
     def serve(
         self, answer: Callable[[Message], Script[Message]], *, runtime: Runtime, guid: Guid, random: Random
     ) -> None:

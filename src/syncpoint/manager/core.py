@@ -6,7 +6,7 @@ here and in commit.py, recovery.py and operators.py. Not for: threads, asyncio, 
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from typing import Protocol
 
 from syncpoint.errors import (
@@ -29,6 +29,7 @@ from syncpoint.manager.observer import Observer
 from syncpoint.manager.results import decode_result
 from syncpoint.manager.transaction import Work
 from syncpoint.manager.tree import Place, Tree
+from syncpoint.manager.votes import KeptVotes
 from syncpoint.manager.watch import Watch
 from syncpoint.marks import sometimes
 from syncpoint.ports import Clock, Random, Runtime, Signal
@@ -104,6 +105,7 @@ class Core:
         whether their ids are still claimed. Live, until recovery has settled them by writing Abort (deciding.py)."""
         self.owed: list[Record] = []
         """Heuristic outcomes that the journal could not take yet."""
+        self.votes = KeptVotes(self)
         self.unsettled: dict[Identifier, str] = {}
         """One-phase commits whose reply was lost, and their resource."""
         self.settled: dict[TransactionId, bool] = {}
@@ -122,14 +124,16 @@ class Core:
 
     # --- start and stop ---------------------------------------------------------------------------------------
 
-    def start(self) -> Script[None]:
-        """Open the journal, make first contact, recover, and start the background.
+    def start(self, opened: Callable[[], None] = lambda: None) -> Script[None]:
+        """Open the journal, make first contact, recover, and start the background. `opened` is called as soon as the
+        journal is open: a node serves it from then on, whatever its resources are at.
 
         An unreachable resource does not keep it from starting (O37); a refused set-up or journal does.
         """
         yield from self.journal.open(self.runtime)
         try:
             yield from self._write_directory()
+            opened()
             deadline = self.clock.monotonic() + FIRST_CONTACT_S_MAX
             handles = list(self.handles.values())
             for outcome, handle in zip(
@@ -364,6 +368,8 @@ class Core:
     def ended(self, work: Work) -> None:
         """A transaction is over, or recovery's: take it off the list of live ones."""
         work.ended = True
+        if work.key not in self.deciding:
+            self.votes.forget(work.coordinator)
         with self.mutex:
             self.live.pop(work.key, None)
             for ticket in work.tickets:
@@ -394,6 +400,7 @@ class Core:
         """It is known now, or another process's to know: what its branches need is found by scans, or in records."""
         with self.mutex:
             claimed = self.deciding.pop(key, False)
+        self.votes.forget_key(key)
         if claimed:
             self.journal.release(key.transaction)
         self.wake_all()

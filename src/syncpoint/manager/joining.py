@@ -61,7 +61,7 @@ def join(core: Core, context: ContextLike, *, authenticated: bool) -> Script[Par
     if not core.journal.keeps_promises:
         raise ConfigurationError(
             "A manager whose journal is in a database cannot take part under another manager.",
-            advice="Give it a journal in a folder.",
+            advice="Give it a journal in a folder, or at a node.",
         )
     read = contexts.read(context, keys=tree.keys, now_ms=core.clock.wall_ms(), authenticated=authenticated)
     if read.superior == core.journal.coordinator:
