@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import pytest
 
-from syncpoint.ids import Attempt, Incarnation
+from syncpoint.ids import Attempt, Guid, Incarnation
 from syncpoint.journal.base import Verdict
 from syncpoint.steps import Script
 from syncpoint.testing.disks import MemoryDisk
@@ -62,6 +62,20 @@ def test_evidence_of_what_he_has_not_ended_stays() -> None:
     assert second(second.journal.ended_incarnations([FIRST, THIRD])) == {THIRD}
     second(second.journal.force((end(key(1)),)))
     assert second(second.journal.ended_incarnations([FIRST, THIRD])) == {FIRST, THIRD}
+
+
+def test_b8_a_backup_is_told_of_what_he_decided() -> None:
+    first, second, _ = three()
+    runner = second.runner
+    script = second.journal.holding(Guid(b"R" * 16))
+    taken_over = runner._perform(script.send(runner._perform(next(script))))
+    kill(first)
+    surveyed_by_another_thread(second)
+    surveyed = runner._perform(script.send(taken_over))  # it looks again
+    taken_over = runner._perform(script.send(surveyed))
+    with pytest.raises(StopIteration) as stopped:
+        script.send(taken_over)
+    assert stopped.value.value.commits == (commit(key(1)),)
 
 
 def test_o47_his_decision_was_first() -> None:

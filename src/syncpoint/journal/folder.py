@@ -440,9 +440,11 @@ class FolderJournal(Journal):
 
     def holding(self, guid: Guid) -> Script[Holding]:
         """See `Journal.holding`. Raises JournalFailed."""
-        yield from self._catch_up()
-        with self._mutex:
-            return gathering.holding(self._index, self._noted_ends, self._neighbours, guid)
+        while True:
+            yield from self._catch_up()
+            with self._mutex:
+                if not self._neighbours.dead:  # else another thread has just found somebody dead: what he left counts
+                    return gathering.holding(self._index, self._noted_ends, self._neighbours, guid)
 
     def directory(self) -> Sequence[CoordinatorKnown]:
         with self._mutex:

@@ -136,9 +136,9 @@ def directory(own: Index, neighbours: Neighbours) -> list[CoordinatorKnown]:
 
 
 def incarnations(own: Index, neighbours: Neighbours) -> list[ResourceIncarnation]:
-    """The incarnation that counts of each resource manager that has any; the highest does."""
+    """The incarnation that counts of each resource manager that has any; the highest does, also of the dead."""
     known: dict[bytes, ResourceIncarnation] = {}
-    for index in _indexes(own, neighbours):
+    for index in (*_indexes(own, neighbours), *(one.index for one in neighbours.dead.values())):
         for guid, record in index.incarnations.items():
             if guid not in known or known[guid].incarnation < record.incarnation:
                 known[guid] = record
