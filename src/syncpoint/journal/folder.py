@@ -261,11 +261,11 @@ class FolderJournal(Journal):
         except OSError as error:
             raise self._fail(error) from error
         self._take_in(written)
+        self._take_in(copies)  # before he is forgotten: who looks meanwhile finds them here or there
         try:
             for one in dead:
                 sometimes("the records of a dead process were copied")
                 self._neighbours.clear_away(one)
-            self._take_in(copies)
             with self._mutex:
                 self._inherited.update(one.incarnation for one in dead)
             self._rotate_if_due()
@@ -440,9 +440,11 @@ class FolderJournal(Journal):
 
     def holding(self, guid: Guid) -> Script[Holding]:
         """See `Journal.holding`. Raises JournalFailed."""
-        yield from self._catch_up()
-        with self._mutex:
-            return gathering.holding(self._index, self._noted_ends, self._neighbours, guid)
+        while True:
+            yield from self._catch_up()
+            with self._mutex:
+                if not self._neighbours.dead:  # else another thread has just found somebody dead: what he left counts
+                    return gathering.holding(self._index, self._noted_ends, self._neighbours, guid)
 
     def directory(self) -> Sequence[CoordinatorKnown]:
         with self._mutex:
@@ -487,4 +489,4 @@ class FolderJournal(Journal):
         yield from self._catch_up()
         with self._mutex:
             unfinished = {key.attempt.incarnation for key in (*self._index.unended, *self._neighbours.unended())}
-            return frozenset(candidates) - unfinished - {self.incarnation, *self._neighbours.living}
+            return frozenset(candidates) - unfinished - {self.incarnation} - self._neighbours.not_taken_over()

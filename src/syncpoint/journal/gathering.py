@@ -98,17 +98,16 @@ def view(
 ) -> View:
     """The snapshot for recovery."""
     return View(
-        live=frozenset(neighbours.living),
+        live=neighbours.not_taken_over(),
         decisions={key: commit for key, commit in own.unended.items() if key not in noted_ends},
         elsewhere=frozenset(neighbours.unended()).difference(own.unended),
         ended=frozenset(own.kept) | (own.unended.keys() & noted_ends),
         inherited=inherited,
         promised={key: one for key, one in own.prepared.items() if key not in noted_ends},
         promised_elsewhere={
-            key: one
-            for member in neighbours.living.values()
-            for key, one in member.index.prepared.items()
-            if key not in own.prepared and own.committed(key.transaction) is None
+            one.key: one
+            for one in neighbours.promised()
+            if one.key not in own.prepared and own.committed(one.key.transaction) is None
         },
         coordinators=frozenset({own_guid, *(Guid(one.guid) for one in directory(own, neighbours) if one.adopted)}),
     )
@@ -137,9 +136,9 @@ def directory(own: Index, neighbours: Neighbours) -> list[CoordinatorKnown]:
 
 
 def incarnations(own: Index, neighbours: Neighbours) -> list[ResourceIncarnation]:
-    """The incarnation that counts of each resource manager that has any; the highest does."""
+    """The incarnation that counts of each resource manager that has any; the highest does, also of the dead."""
     known: dict[bytes, ResourceIncarnation] = {}
-    for index in _indexes(own, neighbours):
+    for index in (*_indexes(own, neighbours), *(one.index for one in neighbours.dead.values())):
         for guid, record in index.incarnations.items():
             if guid not in known or known[guid].incarnation < record.incarnation:
                 known[guid] = record
