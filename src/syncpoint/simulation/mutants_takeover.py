@@ -13,9 +13,8 @@ from typing import Any
 from syncpoint.ids import Guid, Incarnation
 from syncpoint.manager.votes import KeptVotes
 from syncpoint.messages import Message
-from syncpoint.node.journal_host import JournalHost
 from syncpoint.node.registry import ResourceDesk
-from syncpoint.node.supervision import Supervisor
+from syncpoint.node.supervision import STANDBY, Supervisor
 from syncpoint.protocol import backup
 from syncpoint.protocol.backup import Backup, Effect, SayOpened, Undone
 from syncpoint.protocol.coordinator import Coordinator
@@ -99,12 +98,6 @@ def _tell_nothing(self: KeptVotes, question: AskVotes) -> Script[Message]:
     yield from ()
 
 
-def _fence_nobody(self: JournalHost, application: str) -> Script[None]:
-    """A manager that is silent is left alone."""
-    return
-    yield from ()
-
-
 def _force_later(self: ResourceDesk, guid: Guid, record: ResourceIncarnation) -> Script[Any]:
     """An incarnation is given out, and never forced."""
     with self.mutex:
@@ -112,8 +105,15 @@ def _force_later(self: ResourceDesk, guid: Guid, record: ResourceIncarnation) ->
     yield from ()
 
 
-def _see_nothing(self: Supervisor, one: Any, service: Any, now: float) -> None:
+def _expect_nobody(self: Supervisor, *args: Any, **kwargs: Any) -> None:
     """A loss that the node has not noticed itself is none."""
+    _supervise(self, *args, **kwargs)
+    for one in self.watched.values():
+        if one.policy == STANDBY:
+            one.due_at = None
+
+
+_supervise = Supervisor.__init__
 
 
 T = partial(Mutant, workload="takeover")
@@ -163,12 +163,6 @@ MUTANTS: tuple[Mutant, ...] = (
         lambda: put(KeptVotes, "_answer", _tell_nothing),
     ),
     T(
-        "takeover: fence no silent manager",
-        "who does not answer decides nothing more",
-        "node/journal_host.py",
-        lambda: put(JournalHost, "fence", _fence_nobody),
-    ),
-    T(
         "takeover: give out incarnations unforced",
         "an incarnation is forced before use (T-I1)",
         "node/registry.py",
@@ -178,6 +172,6 @@ MUTANTS: tuple[Mutant, ...] = (
         "takeover: tell no standby after a restart",
         "a node that was away when it was lost has it replaced",
         "node/supervision.py",
-        lambda: put(Supervisor, "_see_nobody", _see_nothing),
+        lambda: put(Supervisor, "__init__", _expect_nobody),
     ),
 )
