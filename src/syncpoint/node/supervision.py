@@ -196,7 +196,6 @@ class Supervisor:
             self._see_silence(service, now)
             yield from self._see_trouble(one, service)
             self._see_open(one, service, now)
-            self._see_nobody(one, service, now)
         if one.due_at is not None and now >= one.due_at:
             yield from self._try(one, service, now)
 
@@ -239,12 +238,6 @@ class Supervisor:
             except JournalError as error:
                 log.error("%s could not be superseded: %s", service.name, error)
             self._replace(service, trouble)
-
-    def _see_nobody(self, one: _Watched, service: Service, now: float) -> None:
-        """Nobody has it, and somebody waits for it: this node was started after the loss, so none was noticed."""
-        if service.state is State.LOST and service.standbys and one.policy and one.due_at is None and not one.gave_up:
-            sometimes("a resource manager was lost while its node was away")
-            self._want(one, "nobody serves it", now + self.patience.grace_s)
 
     def _see_open(self, one: _Watched, service: Service, now: float) -> None:
         if service.state is not State.OPEN:

@@ -117,6 +117,21 @@ def _pause_process_at_a_message(scene: Scene, fault: Fault, chance: random.Rando
         scene.speaking.set_trap(MessageTrap(process.name, int(fault.amount * 8), spring, _word(chance)))
 
 
+def _kill_process_pause_manager(scene: Scene, fault: Fault, chance: random.Random) -> None:
+    """It dies right after a vote, and an application stands still, perhaps with that vote in hand."""
+    process = _site_process(scene, fault.target)
+    applications = [one.process for one in scene.applications if one.process is not None]
+
+    def spring(process: Process) -> None:
+        manager = chance.choice(applications)
+        scene.world.after(chance.uniform(0.0, 0.004), partial(process.kill, "SIGKILL after a vote"))
+        scene.world.after(chance.uniform(0.0005, 0.006), manager.pause)
+        scene.world.after(0.006 + fault.for_s, manager.wake)
+
+    if process is not None and applications:
+        scene.speaking.set_trap(MessageTrap(process.name, int(fault.amount * 4), spring, b"rm-voted"))
+
+
 def _kill_backup(scene: Scene, fault: Fault, chance: random.Random) -> None:
     """It dies, and whoever takes over dies in the middle of that; and so may the next."""
     _kill_process(scene, fault, chance)
@@ -178,6 +193,7 @@ KINDS: Mapping[str, Kind] = {
     "kill-process-at-a-moment": Kind("process", _kill_process_at_a_moment),
     "kill-process-at-a-message": Kind("process", _kill_process_at_a_message),
     "pause-process-at-a-message": Kind("process", _pause_process_at_a_message, (0.3, 10.0)),
+    "kill-process-pause-manager": Kind("process", _kill_process_pause_manager, (0.5, 5.0)),
     "kill-backup": Kind("process", _kill_backup),
     "pause-process": Kind("process", _pause_process, (0.3, 10.0)),
     "cut-process": Kind("process", _cut_process, (0.3, 8.0)),

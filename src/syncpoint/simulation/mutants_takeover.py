@@ -13,14 +13,12 @@ from typing import Any
 from syncpoint.ids import Guid, Incarnation
 from syncpoint.manager.votes import KeptVotes
 from syncpoint.messages import Message
-from syncpoint.node import reconciling, registry
-from syncpoint.node.journal_host import JournalHost
 from syncpoint.node.registry import ResourceDesk
-from syncpoint.node.supervision import Supervisor
+from syncpoint.node.supervision import STANDBY, Supervisor
 from syncpoint.protocol import backup
 from syncpoint.protocol.backup import Backup, Effect, SayOpened, Undone
 from syncpoint.protocol.coordinator import Coordinator
-from syncpoint.protocol.takeover import Registry, Round, Snapshot
+from syncpoint.protocol.takeover import Registry
 from syncpoint.records import BranchEntry, ResourceIncarnation
 from syncpoint.resources.node_messages import AskVotes, Votes
 from syncpoint.simulation.mutant import Mutant, put
@@ -100,22 +98,6 @@ def _tell_nothing(self: KeptVotes, question: AskVotes) -> Script[Message]:
     yield from ()
 
 
-def _journal_first(site: Any, asked: Round, about: bytes = b"") -> Script[Snapshot]:
-    """The journal is read before the managers are asked."""
-    holding = yield from site.journal.holding(asked.guid)
-    yield from _gather(site, asked, about)
-    return asked.snapshot(holding.commits, holding.promised)
-
-
-_gather = reconciling.gather
-
-
-def _fence_nobody(self: JournalHost, application: str) -> Script[None]:
-    """A manager that is silent is left alone."""
-    return
-    yield from ()
-
-
 def _force_later(self: ResourceDesk, guid: Guid, record: ResourceIncarnation) -> Script[Any]:
     """An incarnation is given out, and never forced."""
     with self.mutex:
@@ -123,8 +105,15 @@ def _force_later(self: ResourceDesk, guid: Guid, record: ResourceIncarnation) ->
     yield from ()
 
 
-def _see_nothing(self: Supervisor, one: Any, service: Any, now: float) -> None:
+def _expect_nobody(self: Supervisor, *args: Any, **kwargs: Any) -> None:
     """A loss that the node has not noticed itself is none."""
+    _supervise(self, *args, **kwargs)
+    for one in self.watched.values():
+        if one.policy == STANDBY:
+            one.due_at = None
+
+
+_supervise = Supervisor.__init__
 
 
 T = partial(Mutant, workload="takeover")
@@ -174,18 +163,6 @@ MUTANTS: tuple[Mutant, ...] = (
         lambda: put(KeptVotes, "_answer", _tell_nothing),
     ),
     T(
-        "takeover: read the journal first",
-        "managers first, then the journal",
-        "node/reconciling.py",
-        lambda: put(registry, "gather", _journal_first),
-    ),
-    T(
-        "takeover: fence no silent manager",
-        "who does not answer decides nothing more",
-        "node/journal_host.py",
-        lambda: put(JournalHost, "fence", _fence_nobody),
-    ),
-    T(
         "takeover: give out incarnations unforced",
         "an incarnation is forced before use (T-I1)",
         "node/registry.py",
@@ -195,6 +172,6 @@ MUTANTS: tuple[Mutant, ...] = (
         "takeover: tell no standby after a restart",
         "a node that was away when it was lost has it replaced",
         "node/supervision.py",
-        lambda: put(Supervisor, "_see_nobody", _see_nothing),
+        lambda: put(Supervisor, "__init__", _expect_nobody),
     ),
 )

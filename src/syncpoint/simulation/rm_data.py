@@ -112,7 +112,7 @@ class RmData:
         """What was committed until now becomes durable, after a while."""
         if self.habits.loses_commits:
             last = self.engine.unforced[-1:]
-            yield Sleep(self._chance.uniform(0.02, 0.6))
+            yield Sleep(self._chance.uniform(0.05, 1.2))
             if last and last[0] in self.engine.unforced:
                 self.engine.forced(self.engine.unforced.index(last[0]) + 1)
         else:

@@ -129,7 +129,7 @@ class Seed:
         """A node, resource managers that run as processes, a database beside them, and applications."""
         self.workload_name, self.journal_name = TakeoverBank.name, "node"
         names = ["rm-files", "rm-audit"][: self.chance.choice([1, 2, 2])]
-        hosts = self.chance.choice([1, 2, 3])
+        hosts = self.chance.choice([1, 1, 2, 3])
         data = {name: RmData(self.world, name, self._rm_habits(is_alone=hosts == 1)) for name in names}
         self.servers = {"bank": self._database("bank")}
         self.databases = {**data, **self.servers}
@@ -144,7 +144,7 @@ class Seed:
                 journal=self.site.journal,
                 resources=lambda one: self._servers_of(one.process, one.random),
                 client=self.workload.client,
-                clients=self.chance.randint(2, 4) if hosts == 1 else self.chance.randint(1, 3),
+                clients=self.chance.randint(3, 5) if hosts == 1 else self.chance.randint(1, 3),
                 timeout_s=self.timeout_s,
                 made=self.site.made,
             )
