@@ -14,9 +14,10 @@ setup: $(STAMP)  ## make .venv with everything in it
 $(STAMP): pyproject.toml scripts/setup.sh scripts/mysqlclient.sh
 	@PYTHON="$(PYTHON)" scripts/setup.sh $(STAMP)
 
-demo: setup  ## run the demonstrations: decisions in a folder, then in a database
+demo: setup  ## run the demonstrations: decisions in a folder, then in a database, then backups that take over
 	.venv/bin/syncpoint demo transfer
 	.venv/bin/syncpoint demo transfer --journal bank
+	.venv/bin/syncpoint demo takeover
 
 example-django: setup  ## run the Django example
 	.venv/bin/python examples/django_transfer/run.py

@@ -181,7 +181,8 @@ End(p, record) ==
 -----------------------------------------------------------------------------
 (* Recovery. *)
 
-\* Whose lock can be had is dead: his records are copied. Asked four times a second, and before every look.
+\* Whose lock can be had is dead: his records are copied. Asked four times a second, and before every look. One step:
+\* from his lock until his records are held, a process counts him as living, and what he left as held by another.
 Inherit(p, q) ==
   /\ up[p] = "up"
   /\ up[q] # "unborn"

@@ -83,7 +83,9 @@ Silent ==
      \/ Needs({"looked"}) /\ \/ Force(Event.p)
                              \/ \E q \in Proc : Inherit(Event.p, q) \/ \E p \in Proc : ClearAway(p, q)
                              \/ LookLive(Event.p, Event.r)
-     \/ Needs({"clean"}) /\ \E p, q \in Proc : ClearAway(p, q)
+     \/ Needs({"clean"}) /\ \/ \E p, q \in Proc : ClearAway(p, q)
+                            \* Who died after the records were read is taken over before it is asked whose have ended.
+                            \/ \E q \in Proc : Inherit(Event.p, q)
      \/ Needs({"end", "clean"}) /\ \E p \in Proc, r \in RM, a \in Attempt :
                                      <<a, r>> \in acks[p] /\ Idle(FinishCommit(p, r, a))
   /\ UNCHANGED <<trace, at>>

@@ -28,6 +28,7 @@ from syncpoint.records import (
     KeyedRecord,
     Prepared,
     Resolved,
+    ResourceIncarnation,
     ResourceKnown,
     decode_record,
     encode_record,
@@ -78,7 +79,7 @@ def test_a_branch_tells_its_names() -> None:
 def test_the_bytes_never_change() -> None:
     """A journal written by an older Syncpoint must be read after an upgrade: fields in this order, new ones last."""
     key, identifier = (b"T" * 16, (7 << 32) | 9), IDENTIFIER.to_bytes()
-    entry = ("bank", b"G" * 16, identifier, b"s")
+    entry = ("bank", b"G" * 16, identifier, b"s", 0)
     known = {
         ("commit", *key, (entry,), 5, "scope", "id", b"f", b"r", 3, "ledger"): Commit(
             **key_fields(KEY),
@@ -100,6 +101,9 @@ def test_the_bytes_never_change() -> None:
         ("resource", "bank", b"G" * 16): ResourceKnown(name="bank", guid=b"G" * 16),
         ("coordinator", b"C" * 16, "address", True, 5): CoordinatorKnown(
             guid=b"C" * 16, address="address", adopted=True, at_ms=5
+        ),
+        ("resource-incarnation", "bank", b"G" * 16, 7, "host 9", 5): ResourceIncarnation(
+            name="bank", guid=b"G" * 16, incarnation=7, place="host 9", at_ms=5
         ),
         ("resolved", *key, "bank", identifier, True, "reason", "who", 5): Resolved(
             **key_fields(KEY), resource="bank", identifier=identifier, commit=True, reason="reason", who="who", at_ms=5
@@ -254,6 +258,9 @@ GOOD_IDENTIFIER = IDENTIFIER.to_bytes()
         (_raw("heuristic", TRANSACTION, 9, "bank", b"", "x", "commit", "", 5), "not an identifier"),
         (_raw("resource", "bank", b""), "a GUID has 16 bytes"),
         (_raw("coordinator", b"C" * 17, "address"), "a GUID has 16 bytes"),
+        (_raw("resource-incarnation", "bank", b"G" * 15, 7), "a GUID has 16 bytes"),
+        (_raw("resource-incarnation", "bank", b"G" * 16, 0), "an incarnation has 32 bits, and is not 0"),
+        (_raw("resource-incarnation", "bank", b"G" * 16, 1 << 32), "an incarnation has 32 bits, and is not 0"),
     ],
 )
 def test_wrong_records_say_what_is_wrong(raw: bytes, why: str) -> None:

@@ -35,7 +35,7 @@ INDEX = "index.txt"
 
 def manager(folder: Path) -> syncpoint.TransactionManager:
     resources = {
-        "docs": {"class": "file_directory:FileDirectory", "path": str(folder / "docs")},
+        "docs": f"files://{folder}/docs",
         "catalogue": f"sqlite:///{folder}/catalogue.db",
     }
     return syncpoint.TransactionManager(folder / "journal", resources)

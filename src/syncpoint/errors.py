@@ -86,6 +86,22 @@ class ResourceManagerError(SyncpointError):
     """A resource manager of the user's own broke its contract, or could not carry out what is decided."""
 
 
+class Fenced(SyncpointError):
+    """Another incarnation of this resource manager serves the data now (B7). Nothing was changed; this process must
+    stop."""
+
+
+class RemoteError(SyncpointError):
+    """What a resource manager's process met. `kind` is the error's name there, for example "apsw.ConstraintError";
+    `retryable` says whether the same work may succeed when run again. For Python's own errors (`FileNotFoundError`)
+    it is an instance of those as well."""
+
+    def __init__(self, message: str, *, kind: str, retryable: bool = False, advice: str = "") -> None:
+        super().__init__(message, advice=advice)
+        self.kind = kind
+        self.retryable = retryable
+
+
 class ConnectionLost(SyncpointError):
     """The connection died while a statement was under way: whether it took effect is unknown.
 

@@ -12,7 +12,7 @@ from typing import Any
 import msgspec
 
 from syncpoint.errors import FormatTooNew
-from syncpoint.ids import Attempt, Guid, Identifier, Key, TransactionId
+from syncpoint.ids import INCARNATION_MAX, Attempt, Guid, Identifier, Key, TransactionId
 
 RECORD_FORMAT = 1
 
@@ -32,6 +32,7 @@ class BranchEntry(msgspec.Struct, frozen=True, array_like=True, kw_only=True):
     guid: bytes
     identifier: bytes
     state: bytes = b""
+    incarnation: int = 0  # of the resource-manager process that voted (B7); 0: it is no process
 
     def read_identifier(self) -> Identifier:
         return Identifier.from_bytes(self.identifier)
@@ -127,7 +128,29 @@ class CoordinatorKnown(Record, frozen=True, array_like=True, kw_only=True, tag="
     at_ms: int = 0
 
 
-AnyRecord = Commit | Abort | Prepared | End | Resolved | Heuristic | Forgotten | ResourceKnown | CoordinatorKnown
+class ResourceIncarnation(Record, frozen=True, array_like=True, kw_only=True, tag="resource-incarnation"):
+    """Which start of a resource manager counts from now on: forced before it is used, and the highest counts (B7).
+    Whoever works under a lower one is fenced."""
+
+    name: str
+    guid: bytes
+    incarnation: int
+    place: str = ""  # where it runs, for people
+    at_ms: int = 0
+
+
+AnyRecord = (
+    Commit
+    | Abort
+    | Prepared
+    | End
+    | Resolved
+    | Heuristic
+    | Forgotten
+    | ResourceKnown
+    | CoordinatorKnown
+    | ResourceIncarnation
+)
 
 _encoder = msgspec.msgpack.Encoder()
 _decoder: msgspec.msgpack.Decoder[AnyRecord] = msgspec.msgpack.Decoder(AnyRecord)
@@ -166,8 +189,10 @@ def _check(record: AnyRecord) -> None:
             _expect_identifier(entry.identifier)
     if isinstance(record, Resolved | Heuristic):
         _expect_identifier(record.identifier)
-    if isinstance(record, ResourceKnown | CoordinatorKnown):
+    if isinstance(record, ResourceKnown | CoordinatorKnown | ResourceIncarnation):
         _expect(len(record.guid) == 16, "a GUID has 16 bytes")
+    if isinstance(record, ResourceIncarnation):
+        _expect(1 <= record.incarnation <= INCARNATION_MAX, "an incarnation has 32 bits, and is not 0")
     if isinstance(record, Prepared):
         _expect(len(record.superior) == 16, "a GUID has 16 bytes")
         _expect_identifier(record.identifier)

@@ -14,6 +14,7 @@ Not for: network file systems (their locks and fsync promise less), or deciding 
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import fcntl
 import os
@@ -68,9 +69,14 @@ class SystemDisk(Disk):
         try:
             # Also when it was there: whoever made it may have died, or be about to, before forcing it.
             self.force_folder(os.path.dirname(os.path.abspath(path)))
-        except PermissionError:
+        except OSError as error:
+            if not made and isinstance(error, PermissionError):
+                return  # an administrator made it, in a parent that we may not even list
             if made:
-                raise  # else an administrator made it, in a parent that we may not even list
+                # No later force of the parent would prove that this folder lasts: who comes next is to make it anew.
+                with contextlib.suppress(OSError):
+                    os.rmdir(path)
+            raise
 
     def list(self, folder: str) -> list[str]:
         """The names in a folder, sorted. Raises FileNotFoundError when there is no such folder."""

@@ -22,6 +22,7 @@ from syncpoint.records import (
     Heuristic,
     Prepared,
     Resolved,
+    ResourceIncarnation,
     ResourceKnown,
     key_fields,
 )
@@ -186,6 +187,10 @@ def resolved(of: Key, *, at_ms: int = 5) -> Resolved:
 
 def forgotten(of: Key, *, at_ms: int = 5) -> Forgotten:
     return Forgotten(**key_fields(of), who="w", at_ms=at_ms)
+
+
+def served(incarnation: int, guid: bytes = b"R" * 16) -> ResourceIncarnation:
+    return ResourceIncarnation(name="bank", guid=guid, incarnation=incarnation)
 
 
 def known(name: str = "bank", guid: bytes = b"R" * 16) -> ResourceKnown:

@@ -9,7 +9,7 @@ import pytest
 from syncpoint.ids import Incarnation
 from syncpoint.journal.index import Index
 from syncpoint.records import CoordinatorKnown, Record
-from tests.journal.support import abort, commit, end, forgotten, heuristic, key, known, prepared, resolved
+from tests.journal.support import abort, commit, end, forgotten, heuristic, key, known, prepared, resolved, served
 
 A, B = key(1), key(2)
 
@@ -82,13 +82,23 @@ def test_a_story_has_all_records_of_one_transaction() -> None:
 
 def test_a_checkpoint_says_the_same_again_whatever_the_history() -> None:
     node = CoordinatorKnown(guid=b"N" * 16, address="a", adopted=True)
-    steps = (commit(A, user_id="a"), end(A), heuristic(A), forgotten(A), abort(B), resolved(A), known(), node)
+    steps = (
+        *(commit(A, user_id="a"), end(A), heuristic(A), forgotten(A), abort(B), resolved(A), known(), node),
+        served(2),
+    )
     for history in itertools.permutations(steps, 4):
         index = index_of(*history)
         again = index_of(*index.alive())
         assert again.alive() == index.alive(), history
         twice = index_of(*history, *index.alive())
         assert twice.alive() == index.alive(), history
+
+
+def test_b7_the_highest_incarnation_of_each_resource_manager_stays_for_good() -> None:
+    index = index_of(served(1), served(3), served(2), served(1, guid=b"O" * 16))
+    assert index.alive() == [served(3), served(1, guid=b"O" * 16)]
+    index.prune(before_ms=1 << 50, living=())
+    assert index_of(*index.alive()).incarnations == index.incarnations
 
 
 def test_nothing_else_is_a_record() -> None:

@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+import msgspec
 import pytest
 
 from syncpoint.errors import JournalDamaged, JournalFailed, JournalRefused
-from syncpoint.ids import Attempt, Incarnation
-from syncpoint.journal.base import Claim, Verdict, View
+from syncpoint.ids import Attempt, Guid, Incarnation
+from syncpoint.journal.base import Claim, Holding, Verdict, View
 from syncpoint.records import CoordinatorKnown
 from syncpoint.testing.disks import MemoryDisk, MemoryProcess
 from tests.journal.support import (
@@ -22,7 +23,9 @@ from tests.journal.support import (
     heuristic,
     key,
     known,
+    prepared,
     resolved,
+    served,
     transaction,
 )
 
@@ -55,6 +58,30 @@ def once(operation: str, ending: str, then: Callable[[], None]) -> Callable[[str
             then()
 
     return hook
+
+
+def test_b7_b8_what_a_backup_must_know_is_read_from_the_living_and_the_dead() -> None:
+    disk = MemoryDisk()
+    first, second, node = opened(disk, segment_size_bytes_max=2000), opened(disk), opened(disk)
+    guid = Guid(commit(key(1)).branches[0].guid)
+    first(first.journal.force((commit(key(1)), commit(key(2)), served(1))))
+    second(second.journal.force((commit(key(3)), served(2), served(1, b"O" * 16))))
+    promised = msgspec.structs.replace(prepared(key(4)), branches=commit(key(4)).branches)
+    second(second.journal.force((promised, prepared(key(5)))))
+    first.journal.note((end(key(2)),))
+    kill(second)
+    held = node(node.journal.holding(guid))
+    assert {one.key for one in held.commits} == {key(1), key(2), key(3)}, "an end that is not durable is none"
+    assert held.promised == (promised,)
+    assert node(node.journal.holding(Guid(bytes(16)))) == Holding()
+    assert list(node.journal.resource_incarnations()) == [served(1, b"O" * 16), served(2)]
+    for number in range(20, 40):  # a new segment or two
+        first(first.journal.force((commit(key(number)), end(key(number)))))
+    kill(first)
+    kill(node)
+    late = opened(disk)
+    assert {one.key for one in late(late.journal.holding(guid)).commits} == {key(1), key(3)}
+    assert list(late.journal.resource_incarnations()) == [served(1, b"O" * 16), served(2)]
 
 
 def test_the_living_are_left_alone_and_the_dead_inherited() -> None:

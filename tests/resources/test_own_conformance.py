@@ -11,7 +11,7 @@ from syncpoint.testing import ResourceConformance, Subject
 from tests.resources.own_world import read
 
 CRASH = (
-    "it has no URL to be made from again; tests/examples/test_file_directory.py kills a work of this kind everywhere"
+    "it has no URL to be made from again; tests/resources/test_file_directory.py kills a work of this kind everywhere"
 )
 
 

@@ -1,7 +1,7 @@
 """The connection to the ledger is lost at every single step of a resource manager of a user's own (O16, O18, O20, O43).
 
 What was asked is done, and its answer replaced by ConnectionLost; whatever the caller is told holds, nothing is torn,
-and everything comes to an end. In both modes. Not for: deaths of processes (tests/examples/test_file_directory.py).
+and everything comes to an end. In both modes. Not for: deaths of processes (tests/resources/test_file_directory.py).
 """
 
 from __future__ import annotations

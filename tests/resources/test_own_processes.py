@@ -1,6 +1,6 @@
 """The manual's own resource manager in several processes at once, one killed now and then; and what the commands say.
 
-The class is taken from docs/resource-managers.md as it stands there. Not for: every point (tests/examples).
+The class is taken from docs/resource-managers.md as it stands there. Not for: every point (test_file_directory.py).
 """
 
 from __future__ import annotations

@@ -113,7 +113,7 @@ def test_the_scheme_is_told_in_any_case() -> None:
 def test_ours_are_found_without_an_installation(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("syncpoint.resources.registry.entry_points", lambda **_: ())
     assert make("memory://x").scheme == "memory"
-    assert known_schemes() == ["mariadb", "memory", "postgresql", "sqlite"]
+    assert known_schemes() == ["files", "mariadb", "memory", "postgresql", "process", "sqlite"]
 
 
 @pytest.mark.usefixtures("third_party")
@@ -146,7 +146,7 @@ def test_an_unknown_scheme_lists_those_known(url: str, hint: str) -> None:
     message = refusal(url)
     assert f"No adapter answers to the URL scheme {url.partition(':')[0]}://." in message
     assert hint in message
-    assert "Known schemes: mariadb, memory, postgresql, sqlite" in message
+    assert "Known schemes: files, mariadb, memory, postgresql, process, sqlite" in message
 
 
 def test_what_is_no_url_is_not_repeated() -> None:

@@ -68,6 +68,8 @@ class Recorder:
 
     events: list[Event] = field(default_factory=list)
     _requests: dict[int, Request] = field(default_factory=dict)
+    _given_up: dict[int, Request] = field(default_factory=dict)
+    """Requests to prepare that nobody waits for any more. They may arrive still, and the branch is prepared (O16)."""
     _in_pass: int = 0
     _passes: int = 0
     _doing: Request | None = None
@@ -154,6 +156,10 @@ class Recorder:
             self._kept.append(session)
             try:
                 result = yield from original(session, *args, **options)
+            except BaseException:
+                if method == "prepare":
+                    self._given_up[id(session)] = request
+                raise
             finally:
                 self._requests.pop(id(session), None)
             if request.effect is not None:
@@ -173,6 +179,8 @@ class Recorder:
         def performed(method: str, session: MemorySession, do: Callable[[], Any]) -> Any:
             request = self._requests.get(id(session))
             if request is None or request.method != method:
+                request = self._given_up.pop(id(session), None) if method == "prepare" else None
+            if request is None:
                 return perform(method, session, do)
             before = session.work
             outer, self._doing = self._doing, request

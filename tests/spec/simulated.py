@@ -3,11 +3,24 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Sequence
 from typing import Any
 
 from syncpoint.simulation.run import Options, Seed
+from syncpoint.simulation.sweep import in_workers
 from tests.spec.histories import Trace, traces_of
 from tests.spec.recorder import Recorder
+
+
+def record_seeds(numbers: Sequence[int]) -> list[Trace]:
+    """The traces of all these seeds, in order. They are recorded in processes whose string hashes are fixed, as the
+    simulator's own are: a trace that is rejected today is there tomorrow, under the name it has."""
+    recorded = dict(in_workers(_numbered, numbers))
+    return [trace for number in numbers for trace in recorded[number]]
+
+
+def _numbered(number: int) -> tuple[int, list[Trace]]:
+    return number, record_seed(number)
 
 
 def record_seed(number: int, options: Options | None = None) -> list[Trace]:

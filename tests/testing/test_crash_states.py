@@ -150,17 +150,26 @@ def test_an_image_is_the_disk_again_with_the_same_folders() -> None:
     assert again.read("/a/f") == b"bytes"
 
 
-def test_a_folder_whose_force_failed_may_be_there_or_not() -> None:
-    """It is made, and what is put into it is recorded too; nothing says that it lasts."""
+def test_a_folder_whose_force_failed_is_made_anew_by_who_comes_next() -> None:
+    """No later force would prove anything about the first one, and all that is put into it would hang on it."""
     disk, recording = MemoryDisk(), Recording()
     process = recording.process(disk)
     disk.fail_force_at = disk.forces + 1
     with pytest.raises(OSError, match="the force failed"):
         process.make_folder("/a")
-    process.create("/a/f")
+    assert not process.exists("/a")
+    process.make_folder("/a")
     *_, last = points(recording)
-    assert {tuple(sorted(state)) for state in last.states(limit=99, chance=random.Random(1))} == {
-        ("/",),
-        ("/", "/a"),
-        ("/", "/a", "/a/f"),
-    }
+    assert {tuple(sorted(state)) for state in last.states(limit=99, chance=random.Random(1))} == {("/", "/a")}
+
+
+def test_a_name_whose_force_failed_stays_uncertain() -> None:
+    disk, recording = MemoryDisk(), Recording()
+    process = recording.process(disk)
+    process.create("/f")
+    disk.fail_force_at = disk.forces + 1
+    with pytest.raises(OSError, match="the force failed"):
+        process.force_folder("/")
+    process.force_folder("/")
+    *_, last = points(recording)
+    assert {tuple(sorted(state)) for state in last.states(limit=99, chance=random.Random(1))} == {("/",), ("/", "/f")}

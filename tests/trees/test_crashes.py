@@ -9,16 +9,12 @@ from __future__ import annotations
 
 import os
 from collections import Counter
-from dataclasses import replace
-from typing import Any
 
 import pytest
 
-from syncpoint.journal import gathering
-from syncpoint.journal.base import View
-from syncpoint.manager import commit
-from syncpoint.protocol.subordinate import Subordinate
-from tests.trees.world import BACK, CHAIN, FAN, Faults, Plan, SimTree, judge_all, start
+from syncpoint.simulation.services import Plan
+from syncpoint.simulation.wires import Mishaps
+from tests.trees.world import BACK, CHAIN, FAN, SimTree, judge_all, start
 
 STRIDE = int(os.environ.get("SYNCPOINT_TREES_STRIDE", "3"))
 AFTER_S = 0.4
@@ -128,7 +124,7 @@ def test_a8_roots_and_participants_at_once_die_together() -> None:
 
 @pytest.mark.parametrize("seed", range(1, 13))
 def test_messages_are_lost_doubled_and_late_while_nodes_die(seed: int) -> None:
-    tree = SimTree(seed=seed, faults=Faults(lost=0.15, doubled=0.3, late=0.2))
+    tree = SimTree(seed=seed, mishaps=Mishaps(lost=0.15, doubled=0.3, late=0.2))
     chance = tree.world.stream("deaths")
     try:
         plans = []
@@ -137,66 +133,10 @@ def test_messages_are_lost_doubled_and_late_while_nodes_die(seed: int) -> None:
             plans.append((plan, f"x{number}", start(tree, plan, f"x{number}")))
             tree.run(chance.uniform(0.0, 1.0))
             node = tree[chance.choice("abc")]
-            if chance.random() < 0.6 and node.process is not None and node.serving:
+            if chance.random() < 0.6 and node.process is not None and node.is_serving:
                 node.process.dies_at = node.process.moments + chance.randint(1, 60)
-            tree.world.run(tree.world.now_s + 30.0, lambda: all(one.serving for one in tree.nodes.values()))
+            tree.world.run(tree.world.now_s + 30.0, lambda: all(one.is_serving for one in tree.nodes.values()))
         tree.run(10.0)
         judge_all(tree, plans)
     finally:
         tree.end()
-
-
-# --- the tests would notice -------------------------------------------------------------------------------------
-
-
-def test_a_vote_before_prepared_is_forced_is_caught(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A mutant: the record is not forced, and the vote is yes."""
-    force = commit._force
-
-    def lazy(work, records):  # type: ignore[no-untyped-def]
-        if type(records[0]).__name__ == "Prepared":
-            work.core.journal.note(records)
-            return work.coordinator.accepted()
-        return (yield from force(work, records))
-
-    monkeypatch.setattr(commit, "_force", lazy)
-    _is_caught()
-
-
-def test_presuming_abort_of_a_promise_is_caught(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A mutant: recovery does not look at promises."""
-    monkeypatch.setattr("syncpoint.journal.gathering.view", _without_promises)
-    _is_caught()
-
-
-def test_acknowledging_before_the_commit_is_forced_is_caught(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A mutant: the subordinate says that it has committed, and then forces it."""
-    force = commit._force
-
-    def lazy(work, records):  # type: ignore[no-untyped-def]
-        if type(records[0]).__name__ == "Commit" and isinstance(work.coordinator, Subordinate):
-            work.core.journal.note(records)
-            return work.coordinator.accepted()
-        return (yield from force(work, records))
-
-    monkeypatch.setattr(commit, "_force", lazy)
-    _is_caught()
-
-
-_view = gathering.view
-
-
-def _without_promises(*args: Any, **kwargs: Any) -> View:
-    return replace(_view(*args, **kwargs), promised={}, promised_elsewhere={})
-
-
-def _is_caught() -> None:
-    for node in "bc":
-        for moment in range(1, moments(CHAIN, node)):
-            try:
-                die(CHAIN, node, moment)
-            except AssertionError:
-                return
-            except NotHit:
-                continue
-    pytest.fail("nothing noticed it")

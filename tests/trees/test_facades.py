@@ -11,12 +11,13 @@ import pytest
 
 import syncpoint
 from syncpoint import ConfigurationError, ContextRefused, ResourceUnavailable, TransactionAborted
-from syncpoint.errors import NotAllowed, SyncpointError
+from syncpoint.errors import JournalUnavailable, NotAllowed, SyncpointError
 from syncpoint.manager.contexts import HEADER, Context
 from syncpoint.messages import Message
 from syncpoint.resources.base import Choice, Vote
 from syncpoint.resources.subordinate_messages import Prepare, Tell
 from syncpoint.testing.in_process import Fate
+from syncpoint.testing.servers.base import wait_until
 from tests.manager.conftest import JumpingClock
 from tests.trees.conftest import KEY, Town
 
@@ -319,3 +320,21 @@ def test_errors_say_what_to_do(town: Town) -> None:
         pytest.fail("it joined")
     assert "Nothing was done" in str(caught.value)
     assert "export a new one" in str(caught.value)
+
+
+def test_a_journal_that_is_away_for_a_while_stops_no_manager(town: Town, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What looks after promises tries again, as recovery does: a node that restarts says nothing of a disk (R5)."""
+    orders, stock = town.manager("orders"), town.manager("stock", background=True)
+    tried = []
+
+    def away() -> object:
+        tried.append(1)
+        raise JournalUnavailable("The node is away.")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(stock._core, "look", away)
+        wait_until(lambda: bool(tried), "it looks after promises")
+    with orders.transaction() as tx:
+        tx.connect("db").put("x", 1)
+        town.work_at("stock", tx.export())
+    assert town.rows("orders", "stock") == [{"x": b"1"}] * 2

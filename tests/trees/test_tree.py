@@ -9,8 +9,9 @@ import pytest
 
 from syncpoint.manager import operators
 from syncpoint.records import Commit, End, Prepared
+from syncpoint.simulation.services import Plan
 from syncpoint.steps import Done, Failed
-from tests.trees.world import BACK, CHAIN, FAN, Plan, SimTree, judge_all, start
+from tests.trees.world import BACK, CHAIN, FAN, SimTree, judge_all, start
 
 TWO = Plan("a", (Plan("b"),))
 
@@ -131,7 +132,7 @@ def test_a6_a_restarted_superior_tells_whom_its_record_lists(tree: SimTree) -> N
     assert tree.world.run(tree.world.now_s + 10.0, lambda: bool(forced(tree, "a", Commit)))
     tree["a"].kill("after its decision")
     tree.run(0.01)
-    tree.deaf = {"AskOutcome"}
+    tree.wires.deaf = {"AskOutcome"}
     tree.run(20.0)
     assert tree["b"].rows.keys() == {"x"}
     assert judge_all(tree, [(TWO, "x", told)]) == ["committed"]
@@ -141,7 +142,7 @@ def test_a_superior_that_is_cut_off_holds_nobody_for_ever(tree: SimTree) -> None
     """Before its vote a part is free: when its time is over it aborts of its own."""
     told = start(tree, TWO, "x")
     assert tree.world.run(tree.world.now_s + 10.0, lambda: "x" in tree["b"].database.engine.locked())
-    tree.cut.add("a")
+    tree.cut_off("a")
     tree.run(20.0)
     assert tree["b"].database.engine.locked() == {}
     assert told.outcome == "aborted"

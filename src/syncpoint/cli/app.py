@@ -13,7 +13,7 @@ from typing import Any
 import typer
 from typer.core import TyperGroup
 
-from syncpoint.cli import check, databases, demo, journal, node, simulate, transactions
+from syncpoint.cli import check, databases, demo, journal, node, resource, simulate, takeover, transactions
 from syncpoint.cli.options import JsonOption
 from syncpoint.cli.output import Output, output_of
 from syncpoint.errors import SyncpointError
@@ -69,6 +69,8 @@ transactions.add_to(app)
 check.add_to(app)
 app.add_typer(journal.app, name="journal")
 app.add_typer(demo.app, name="demo")
+app.add_typer(resource.app, name="resource")
+takeover.add_to(app)
 simulate.add_to(app)
 app.command("node")(node.node)
 app.command("version")(show_version)

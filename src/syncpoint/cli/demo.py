@@ -5,6 +5,8 @@ Not for: the demonstrations themselves (demo/).
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Annotated
 
 import typer
@@ -20,7 +22,20 @@ app = typer.Typer(help="Demonstrations on private servers that come and go with 
 
 @app.callback()
 def _group() -> None:
-    """With a callback the group stays a group, though it has one command."""
+    """With a callback the group stays a group."""
+
+
+@contextmanager
+def _its_modules(name: str) -> Iterator[None]:
+    """Raises ConfigurationError when one is missing."""
+    try:
+        yield
+    except ModuleNotFoundError as error:
+        if error.name and error.name.startswith("syncpoint"):
+            raise ConfigurationError(f"This Syncpoint has no demonstration `{name}`.") from error
+        raise ConfigurationError(
+            f"The demonstration needs the Python module {error.name}.", advice="Run: pip install 'syncpoint[demo]'"
+        ) from error
 
 
 @app.command("transfer")
@@ -49,12 +64,27 @@ def transfer(
 ) -> None:
     """Transfers between databases while processes and servers are killed; in the end the books must balance."""
     output_of(ctx, as_json)
-    try:
+    with _its_modules("transfer"):
         from syncpoint.demo.transfer import run
-    except ModuleNotFoundError as error:
-        if error.name and error.name.startswith("syncpoint"):
-            raise ConfigurationError("This Syncpoint has no demonstration `transfer`.") from error
-        raise ConfigurationError(
-            f"The demonstration needs the Python module {error.name}.", advice="Run: pip install 'syncpoint[demo]'"
-        ) from error
     raise typer.Exit(run(seconds=seconds, json=as_json, seed=seed, journal=journal, pgbouncer=pgbouncer))
+
+
+@app.command("takeover")
+def takeover(
+    ctx: typer.Context,
+    seconds: Annotated[
+        float,
+        typer.Option(
+            "--seconds",
+            min=1,
+            help="For how long to lose processes, about; on a busy machine longer, until there is something to show.",
+        ),
+    ] = 30,
+    seed: Annotated[int, typer.Option("--seed", help="Of the transfers, and of what is lost when.")] = 1,
+    as_json: JsonOption = False,
+) -> None:
+    """Transfers across two sites while resource managers, nodes and services are lost; backups finish their work."""
+    output_of(ctx, as_json)
+    with _its_modules("takeover"):
+        from syncpoint.demo.takeover import run
+    raise typer.Exit(run(seconds=seconds, json=as_json, seed=seed))

@@ -21,6 +21,7 @@ from syncpoint.journal.node_messages import AskStatus, Status
 from syncpoint.link.addresses import UnixAddress, parse_address
 from syncpoint.manager.at_node import node_link
 from syncpoint.node import health, logs
+from syncpoint.node.launching import SystemLauncher
 from syncpoint.node.server import Node, as_document
 from syncpoint.runners.threads import ThreadRunner
 from syncpoint.system import SystemRandom
@@ -64,6 +65,8 @@ def run(settings: Settings) -> None:
         settings.node,
         resources={name: one.table() for name, one in settings.resources.items() if not one.process},
         scope=settings.scope,
+        processes={name: one.backup for name, one in settings.resources.items() if one.process},
+        launcher=None if settings.file is None else SystemLauncher(settings.file),
     )
     asked = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):

@@ -1,4 +1,4 @@
-"""The demonstration's bank: its tables, one transfer, and the audit that reads the databases from outside.
+"""The demonstrations' bank: its tables, one transfer, and the audit that reads the databases from outside.
 
 Money moves between accounts in different databases; each transfer leaves a row with its id in every one of them. The
 audit uses plain connections of its own, never Syncpoint. Not for: processes and faults (chaos.py, worker.py).
@@ -6,10 +6,12 @@ audit uses plain connections of its own, never Syncpoint. Not for: processes and
 
 from __future__ import annotations
 
+import zlib
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, closing, contextmanager, suppress
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, TypeAlias, TypeVar
 from urllib.parse import unquote, urlsplit
 
@@ -22,6 +24,8 @@ from syncpoint.ids import GID_PREFIX, XA_FORMAT_ID, Identifier
 T = TypeVar("T")
 Execute: TypeAlias = Callable[[str], list[Any]]
 """SQL to rows, on a plain connection."""
+ENTRY_SUFFIX = ".txt"
+FOLDERS = 50
 ACCOUNTS = 200
 BALANCE = 1000
 TABLES = (
@@ -41,8 +45,13 @@ class Bank:
     def kind(self, name: str) -> str:
         return self.urls[name].split(":", 1)[0]
 
+    @property
+    def databases(self) -> list[str]:
+        """Those with tables; a directory of files has none."""
+        return [name for name in self.urls if self.kind(name) != "files"]
+
     def make_tables(self) -> None:
-        for name in self.urls:
+        for name in self.databases:
             with self.observe(name) as execute:
                 if self.kind(name) == "sqlite":
                     execute("PRAGMA journal_mode = WAL")  # readers do not wait for writers
@@ -67,10 +76,18 @@ class Bank:
 
     def total(self) -> int:
         total = 0
-        for name in self.urls:
+        for name in self.databases:
             with self.observe(name) as execute:
                 total += int(execute("SELECT sum(balance) FROM account")[0][0])
         return total
+
+    def entries(self, name: str) -> list[tuple[str, str]]:
+        """(transfer, attempt) of every row; in a directory of files, of every file, by its name."""
+        if self.kind(name) == "files":
+            files = Path(self.urls[name].removeprefix("files://")).glob(f"*/*{ENTRY_SUFFIX}")
+            return [_split_entry(file.name) for file in files]
+        with self.observe(name) as execute:
+            return [(str(transfer), str(attempt)) for transfer, attempt in execute("SELECT id, attempt FROM transfer")]
 
     def prepared(self, name: str, execute: Execute) -> list[Identifier]:
         """Branches of Syncpoint's that are prepared in one database now, read from the database itself."""
@@ -171,19 +188,34 @@ def carry_out(tx: Any, order: Order, transfer: str, names: list[str]) -> str:
     """The user's own code: plain SQL on the drivers' own connections. SQLite comes last: it has one writer."""
     for name in names:
         connection = tx.connect(name)
-        statements = (
-            ("UPDATE account SET balance = balance + {0} WHERE id = {0}", (order.delta(name), order.place(name))),
-            ("INSERT INTO transfer VALUES ({0}, {0}, {0})", (transfer, tx.attempt, order.delta(name))),
-        )
-        if hasattr(connection, "execute"):
-            mark = "?" if isinstance(connection, apsw.Connection) else "%s"
-            for sql, values in statements:
-                connection.execute(sql.format(mark), values)
-        else:
-            with connection.cursor() as cursor:
-                for sql, values in statements:
-                    cursor.execute(sql.format("%s"), values)
+        mark = "?" if isinstance(connection, apsw.Connection) else "%s"
+        enter(connection, mark, transfer, str(tx.attempt), order.delta(name), order.place(name))
     return transfer
+
+
+def enter(connection: Any, mark: str, transfer: str, attempt: str, delta: int, account: int) -> None:
+    """Change one balance and leave the transfer's row, in one database; `mark` stands for a value in its SQL."""
+    statements = (
+        ("UPDATE account SET balance = balance + {0} WHERE id = {0}", (delta, account)),
+        ("INSERT INTO transfer VALUES ({0}, {0}, {0})", (transfer, attempt, delta)),
+    )
+    if hasattr(connection, "execute"):
+        for sql, values in statements:
+            connection.execute(sql.format(mark), values)
+    else:
+        with connection.cursor() as cursor:
+            for sql, values in statements:
+                cursor.execute(sql.format(mark), values)
+
+
+def entry_name(transfer: str, attempt: str) -> str:
+    """The name of a transfer's file in a directory of files; with the attempt, so that a second application shows."""
+    return f"{zlib.crc32(transfer.encode()) % FOLDERS}/{transfer},{attempt}{ENTRY_SUFFIX}"
+
+
+def _split_entry(name: str) -> tuple[str, str]:
+    transfer, _, attempt = name.removesuffix(ENTRY_SUFFIX).partition(",")
+    return transfer, attempt
 
 
 # --- the audit --------------------------------------------------------------------------------------------------------
@@ -208,10 +240,10 @@ def audit(bank: Bank, told: Mapping[str, str]) -> Audit:
     seen: dict[str, Counter[str]] = {}
     tries: set[tuple[str, str]] = set()
     for name in bank.urls:
-        with bank.observe(name) as execute:
-            rows = [(str(transfer), str(attempt)) for transfer, attempt in execute("SELECT id, attempt FROM transfer")]
-        tries.update(rows)
-        seen[name] = Counter(transfer for transfer, _ in rows)
+        entries = bank.entries(name)
+        tries.update(entries)
+        seen[name] = Counter(transfer for transfer, _ in entries)
+    for name in bank.databases:
         with bank.observe(name) as execute:
             in_doubt += len(bank.prepared(name, execute))
     everywhere = set.intersection(*(set(ids) for ids in seen.values()))

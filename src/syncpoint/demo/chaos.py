@@ -7,9 +7,6 @@ itself; then it is watched until it is gone, and how it ended is read from the r
 from __future__ import annotations
 
 import random
-import signal
-import subprocess
-import sys
 import threading
 import time
 from collections.abc import Mapping
@@ -21,7 +18,9 @@ from typing import Protocol
 import apsw
 
 from syncpoint.demo.bank import Bank, Eyes
-from syncpoint.demo.worker import Plan, read_log
+from syncpoint.demo.client import read_log
+from syncpoint.demo.processes import ProcessSlot
+from syncpoint.demo.worker import Plan
 from syncpoint.ids import Identifier
 
 WATCH_PERIOD_S = 0.01
@@ -55,49 +54,31 @@ class Tally:
     longest_lock_after_restart_ms: float = 0.0
 
 
-class WorkerSlot:
-    """One place for a worker process: started, killed, started again under the next generation."""
+class WorkerSlot(ProcessSlot):
+    """One place for a worker process."""
 
     def __init__(self, slot: int, threads: int, journal: str, urls: Mapping[str, str], folder: Path, seed: int) -> None:
+        super().__init__(f"worker-{slot}", folder)
         self.slot = slot
         self.log = folder / f"worker-{slot}.log"
-        self._errors = folder / f"worker-{slot}.err"
         self._threads = threads
         self._journal = journal
         self._urls = urls
         self._seed = seed
-        self._generation = 0
         self._incarnation = 0
-        self._process: subprocess.Popen[bytes] | None = None
 
-    def start(self) -> None:
-        self._generation += 1
+    def arguments(self) -> list[str]:
         self._incarnation = 0
         plan = Plan(
             slot=self.slot,
-            generation=self._generation,
+            generation=self.generation,
             threads=self._threads,
             journal=self._journal,
             urls=dict(self._urls),
             log=str(self.log),
             seed=self._seed,
         )
-        with self._errors.open("ab") as errors:
-            self._process = subprocess.Popen(
-                [sys.executable, "-m", "syncpoint.demo.worker", plan.to_json()],
-                stdout=subprocess.DEVNULL,
-                stderr=errors,
-                stdin=subprocess.DEVNULL,
-            )
-
-    @property
-    def pid(self) -> int:
-        assert self._process is not None
-        return self._process.pid
-
-    @property
-    def is_running(self) -> bool:
-        return self._process is not None and self._process.poll() is None
+        return ["-m", "syncpoint.demo.worker", plan.to_json()]
 
     @property
     def incarnation(self) -> int:
@@ -112,38 +93,6 @@ class WorkerSlot:
             if event == "started":
                 return int(incarnation) if int(pid) == self.pid else 0
         return 0
-
-    def kill(self) -> None:
-        """kill -9, and wait until the process is gone."""
-        assert self._process is not None
-        self._process.send_signal(signal.SIGKILL)
-        self._process.wait()
-
-    def freeze(self) -> None:
-        """SIGSTOP: it stands still, wherever it is."""
-        assert self._process is not None
-        self._process.send_signal(signal.SIGSTOP)
-
-    def thaw(self) -> None:
-        """SIGCONT."""
-        assert self._process is not None
-        self._process.send_signal(signal.SIGCONT)
-
-    def stop(self, seconds: float) -> bool:
-        """Ask it to finish; whether it did so in order."""
-        if self._process is None:
-            return True
-        with suppress(ProcessLookupError):
-            self._process.terminate()
-        try:
-            return self._process.wait(seconds) == 0
-        except subprocess.TimeoutExpired:
-            self.kill()
-            return False
-
-    def complaints(self) -> str:
-        """What it wrote to its standard error."""
-        return self._errors.read_text(errors="replace") if self._errors.exists() else ""
 
 
 class Chaos:

@@ -22,6 +22,7 @@ import sys
 import tempfile
 import threading
 import time
+from collections.abc import Iterable
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -34,7 +35,7 @@ from rich.table import Table
 import syncpoint
 from syncpoint.demo.bank import Audit, Bank, audit
 from syncpoint.demo.chaos import Chaos, Server, WorkerSlot
-from syncpoint.demo.worker import read_log
+from syncpoint.demo.client import read_log
 from syncpoint.errors import ConfigurationError
 from syncpoint.ids import TransactionId
 from syncpoint.testing.servers.mariadb import MariadbServer
@@ -96,7 +97,7 @@ def run(
     if json:
         print(json_module.dumps(report))
     else:
-        _print(report, Console())
+        print_report(report, ZEROS, Console())
     kept = all(report[name] == 0 for name in ZEROS) and report["total_before"] == report["total_after"]
     return 0 if kept else 1
 
@@ -278,12 +279,13 @@ def _endings(stage: Stage, counted: Audit) -> tuple[int, int]:
     return len(caught & done), len(caught - done)
 
 
-def _print(report: dict[str, Any], console: Console) -> None:
+def print_report(report: dict[str, Any], zeros: Iterable[str], console: Console) -> None:
+    """As a table, what must be zero and is in green."""
     table = Table(title="Counted in the databases, against what the clients were told", show_header=False)
     table.add_column(style="bold")
     table.add_column(justify="right")
     for name, value in report.items():
-        good = name in ZEROS and value == 0
+        good = name in zeros and value == 0
         shown = f"{value:,}" if isinstance(value, int | float) and not isinstance(value, bool) else _words(value)
         table.add_row(name.replace("_", " "), f"[green]{shown}[/]" if good else shown)
     console.print(table)
@@ -293,4 +295,6 @@ def _print(report: dict[str, Any], console: Console) -> None:
 def _words(value: object) -> str:
     if isinstance(value, bool):
         return "yes" if value else "no"
+    if isinstance(value, dict):
+        return ", ".join(f"{name} {one}" for name, one in value.items())
     return ", ".join(value) if isinstance(value, list) else str(value)

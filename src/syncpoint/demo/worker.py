@@ -1,8 +1,7 @@
 """One worker process of the transfer demonstration: threads that move money until told to stop, or killed.
 
-Started as `python -m syncpoint.demo.worker PLAN`. Its log is what its clients were told, one line an event, written
-with one system call each, so that a kill -9 loses none. A new worker first sends again what the log leaves open:
-same id, so nothing happens twice. Not for: judging (bank.py), killing (chaos.py).
+Started as `python -m syncpoint.demo.worker PLAN`. Not for: what clients are told (client.py), judging (bank.py),
+killing (chaos.py).
 """
 
 from __future__ import annotations
@@ -18,7 +17,8 @@ from pathlib import Path
 
 import syncpoint
 from syncpoint.demo.bank import ACCOUNTS, Order, carry_out
-from syncpoint.errors import JournalUnavailable, OutcomePending, TransactionAborted, TransactionRunning
+from syncpoint.demo.client import Log, left_open, send
+from syncpoint.errors import JournalUnavailable
 
 TIMEOUT_S = 5.0
 REOPEN_S = 0.1
@@ -40,24 +40,6 @@ class Plan:
         return json.dumps(asdict(self))
 
 
-class Log:
-    """What the clients were told: lines of `event id`, appended whole."""
-
-    def __init__(self, path: str) -> None:
-        self._file = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
-
-    def write(self, event: str, what: str) -> None:
-        os.write(self._file, f"{event} {what}\n".encode())
-
-
-def read_log(path: Path) -> list[tuple[str, str]]:
-    """(event, what) of every whole line."""
-    if not path.exists():
-        return []
-    lines = path.read_text().splitlines()
-    return [(event, what) for event, _, what in (line.partition(" ") for line in lines) if what]
-
-
 class Worker:
     """Threads that transfer until `stop` is set."""
 
@@ -69,7 +51,7 @@ class Worker:
         self._gate = threading.Lock()
 
     def run(self) -> None:
-        open_orders = self._left_open()
+        open_orders = left_open(Path(self.plan.log))
         with self._opened() as manager:
             self.log.write("started", f"{os.getpid()} {manager.incarnation}")
             threads = [
@@ -93,17 +75,6 @@ class Worker:
                 if self.stop.wait(REOPEN_S):
                     raise SystemExit from None  # told to stop before there was anything to stop
 
-    def _left_open(self) -> list[str]:
-        """Transfers that an earlier process of this slot began and was not told about."""
-        open_: dict[str, None] = {}
-        for event, what in read_log(Path(self.plan.log)):
-            transfer = what.split(" ", 1)[0]
-            if event == "begun":
-                open_[what] = None
-            elif event in ("committed", "aborted"):
-                open_ = {one: None for one in open_ if not one.startswith(f"{transfer} ")}
-        return list(open_)
-
     def _work(self, manager: syncpoint.TransactionManager, number: int, open_orders: list[str]) -> None:
         chance = random.Random(f"{self.plan.seed}-{self.plan.slot}-{self.plan.generation}-{number}")
         count = 0
@@ -125,24 +96,12 @@ class Worker:
         return Order(source, target, chance.randrange(ACCOUNTS), chance.randrange(ACCOUNTS), chance.randint(1, 9))
 
     def _transfer(self, manager: syncpoint.TransactionManager, transfer: str, order: Order) -> None:
-        """Send it until it is known what became of it; the same id, so it happens at most once."""
-        while not self.stop.is_set():
-            try:
-                manager.run(carry_out, order, transfer, self.names, id=transfer, fingerprint=transfer)
-            except TransactionAborted as error:
-                if not error.retryable:
-                    self.log.write("aborted", transfer)
-                    return
-                self.log.write("retried", transfer)
-            except (OutcomePending, TransactionRunning):
-                self.stop.wait(0.05)
-            except Exception as error:
-                # The user's own code or driver failed: the block was aborted. Nothing happened; try again.
-                self.log.write("failed", f"{transfer} {type(error).__name__}")
-                self.stop.wait(0.05)
-            else:
-                self.log.write("committed", transfer)
-                return
+        """The same id whenever it is sent, so it happens at most once."""
+
+        def once() -> None:
+            manager.run(carry_out, order, transfer, self.names, id=transfer, fingerprint=transfer)
+
+        send(transfer, once, self.log, self.stop)
 
 
 def main() -> None:

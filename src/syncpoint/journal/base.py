@@ -24,6 +24,7 @@ from syncpoint.records import (
     Prepared,
     Record,
     Resolved,
+    ResourceIncarnation,
     ResourceKnown,
 )
 from syncpoint.steps import Script
@@ -83,6 +84,17 @@ class Story:
 
     transaction: TransactionId
     records: tuple[tuple[Incarnation, KeyedRecord], ...] = field(default=())
+
+
+@dataclass(frozen=True, slots=True)
+class Holding:
+    """All of one resource manager's branches that the journal knows of and that have, as far as it knows, not ended:
+    of the living and the dead, whoever has to see them finished. Each writer's records are in the order in which they
+    were decided."""
+
+    commits: tuple[Commit, ...] = ()
+    promised: tuple[Prepared, ...] = ()
+    """Promised to a superior, which has not said yet."""
 
 
 class Journal(ABC):
@@ -187,6 +199,17 @@ class Journal(ABC):
 
     @abstractmethod
     def resources(self) -> Sequence[ResourceKnown]: ...
+
+    def resource_incarnations(self) -> Sequence[ResourceIncarnation]:
+        """The incarnation that counts of each resource manager that has any (B7). Only a journal that a node keeps has
+        some."""
+        return ()
+
+    def holding(self, guid: Guid) -> Script[Holding]:
+        """What a backup of this resource manager has to know (B8). Everything in it is certainly durable, and
+        everything that is durable and has not ended is in it."""
+        raise NotImplementedError(f"{type(self).__name__} is not kept by a node")
+        yield from ()
 
     @abstractmethod
     def directory(self) -> Sequence[CoordinatorKnown]:

@@ -281,6 +281,7 @@ class DatabaseJournal(Journal):
             if isinstance(record, ResourceKnown) and self.resource(record.name) != Guid(record.guid):
                 return Verdict.REFUSED  # another process knows another database by this name
         else:
+            # Incarnations of resource managers are a node's, and a node keeps a folder.
             assert isinstance(record, KeyedRecord), f"no such record: {record!r}"
             yield from self._ask([self._sql.note(record)], "write a note")
         return Verdict.ACCEPTED

@@ -21,7 +21,7 @@ from typing import TypeVar
 from syncpoint.errors import JournalFailed, JournalRefused, ManagerClosed
 from syncpoint.ids import Attempt, Guid, Incarnation, Key, TransactionId
 from syncpoint.journal import gathering
-from syncpoint.journal.base import Claim, Journal, Story, Verdict, View
+from syncpoint.journal.base import Claim, Holding, Journal, Story, Verdict, View
 from syncpoint.journal.claims import Claims, TransactionClaim
 from syncpoint.journal.head import Paths, read_counter
 from syncpoint.journal.index import Index
@@ -31,7 +31,16 @@ from syncpoint.journal.segment import SegmentWriter
 from syncpoint.marks import sometimes
 from syncpoint.ports import Batcher, Clock, Disk, FileLock, Random, Runtime
 from syncpoint.protocol.admission import admit
-from syncpoint.records import Commit, CoordinatorKnown, End, Heuristic, Record, Resolved, ResourceKnown
+from syncpoint.records import (
+    Commit,
+    CoordinatorKnown,
+    End,
+    Heuristic,
+    Record,
+    Resolved,
+    ResourceIncarnation,
+    ResourceKnown,
+)
 from syncpoint.steps import Batch, Blocking, Script, Sleep
 
 T = TypeVar("T")
@@ -252,11 +261,11 @@ class FolderJournal(Journal):
         except OSError as error:
             raise self._fail(error) from error
         self._take_in(written)
+        self._take_in(copies)  # before he is forgotten: who looks meanwhile finds them here or there
         try:
             for one in dead:
                 sometimes("the records of a dead process were copied")
                 self._neighbours.clear_away(one)
-            self._take_in(copies)
             with self._mutex:
                 self._inherited.update(one.incarnation for one in dead)
             self._rotate_if_due()
@@ -424,6 +433,19 @@ class FolderJournal(Journal):
         with self._mutex:
             return gathering.resources(self._index, self._neighbours)
 
+    def resource_incarnations(self) -> Sequence[ResourceIncarnation]:
+        """See `Journal.resource_incarnations`."""
+        with self._mutex:
+            return gathering.incarnations(self._index, self._neighbours)
+
+    def holding(self, guid: Guid) -> Script[Holding]:
+        """See `Journal.holding`. Raises JournalFailed."""
+        while True:
+            yield from self._catch_up()
+            with self._mutex:
+                if not self._neighbours.dead:  # else another thread has just found somebody dead: what he left counts
+                    return gathering.holding(self._index, self._noted_ends, self._neighbours, guid)
+
     def directory(self) -> Sequence[CoordinatorKnown]:
         with self._mutex:
             return gathering.directory(self._index, self._neighbours)
@@ -467,4 +489,4 @@ class FolderJournal(Journal):
         yield from self._catch_up()
         with self._mutex:
             unfinished = {key.attempt.incarnation for key in (*self._index.unended, *self._neighbours.unended())}
-            return frozenset(candidates) - unfinished - {self.incarnation, *self._neighbours.living}
+            return frozenset(candidates) - unfinished - {self.incarnation} - self._neighbours.not_taken_over()

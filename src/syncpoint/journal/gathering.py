@@ -9,16 +9,19 @@ from collections.abc import Collection, Iterable, Iterator, Sequence
 from typing import TypeVar
 
 from syncpoint.ids import Guid, Incarnation, Key, TransactionId
-from syncpoint.journal.base import Story, View
+from syncpoint.journal.base import Holding, Story, View
 from syncpoint.journal.index import Branch, Index, covers
 from syncpoint.journal.neighbours import Dead, Neighbours
 from syncpoint.records import (
+    Commit,
     CoordinatorKnown,
     Forgotten,
     Heuristic,
     KeyedRecord,
+    Prepared,
     Record,
     Resolved,
+    ResourceIncarnation,
     ResourceKnown,
 )
 
@@ -61,6 +64,9 @@ def _is_held(own: Index, record: Record) -> bool:
         case CoordinatorKnown():
             held = own.coordinators.get(record.guid)
             return held is not None and held.at_ms >= record.at_ms
+        case ResourceIncarnation():
+            counts = own.incarnations.get(record.guid)
+            return counts is not None and counts.incarnation >= record.incarnation
         case Heuristic() | Resolved():
             return _is_forgotten(record, [own])
         case _:
@@ -92,17 +98,16 @@ def view(
 ) -> View:
     """The snapshot for recovery."""
     return View(
-        live=frozenset(neighbours.living),
+        live=neighbours.not_taken_over(),
         decisions={key: commit for key, commit in own.unended.items() if key not in noted_ends},
         elsewhere=frozenset(neighbours.unended()).difference(own.unended),
         ended=frozenset(own.kept) | (own.unended.keys() & noted_ends),
         inherited=inherited,
         promised={key: one for key, one in own.prepared.items() if key not in noted_ends},
         promised_elsewhere={
-            key: one
-            for member in neighbours.living.values()
-            for key, one in member.index.prepared.items()
-            if key not in own.prepared and own.committed(key.transaction) is None
+            one.key: one
+            for one in neighbours.promised()
+            if one.key not in own.prepared and own.committed(one.key.transaction) is None
         },
         coordinators=frozenset({own_guid, *(Guid(one.guid) for one in directory(own, neighbours) if one.adopted)}),
     )
@@ -128,6 +133,31 @@ def directory(own: Index, neighbours: Neighbours) -> list[CoordinatorKnown]:
             if guid not in known or known[guid].at_ms < record.at_ms:
                 known[guid] = record
     return [known[guid] for guid in sorted(known)]
+
+
+def incarnations(own: Index, neighbours: Neighbours) -> list[ResourceIncarnation]:
+    """The incarnation that counts of each resource manager that has any; the highest does, also of the dead."""
+    known: dict[bytes, ResourceIncarnation] = {}
+    for index in (*_indexes(own, neighbours), *(one.index for one in neighbours.dead.values())):
+        for guid, record in index.incarnations.items():
+            if guid not in known or known[guid].incarnation < record.incarnation:
+                known[guid] = record
+    return [known[guid] for guid in sorted(known)]
+
+
+def holding(own: Index, noted_ends: Collection[Key], neighbours: Neighbours, guid: Guid) -> Holding:
+    """What is decided, or promised to a superior, and has branches at this resource manager."""
+    commits: dict[Key, Commit] = {}
+    promised: dict[Key, Prepared] = {}
+    for index in _indexes(own, neighbours):
+        ended = noted_ends if index is own else ()
+        commits.update((key, one) for key, one in index.unended.items() if key not in ended and _is_at(one, guid))
+        promised.update((key, one) for key, one in index.prepared.items() if key not in ended and _is_at(one, guid))
+    return Holding(tuple(commits.values()), tuple(one for key, one in promised.items() if key not in commits))
+
+
+def _is_at(record: Commit | Prepared, guid: Guid) -> bool:
+    return any(entry.guid == guid.raw for entry in record.branches)
 
 
 def heuristics(own: Index, neighbours: Neighbours) -> list[Heuristic]:

@@ -23,6 +23,7 @@ from syncpoint.records import (
     Prepared,
     Record,
     Resolved,
+    ResourceIncarnation,
     ResourceKnown,
     key_fields,
 )
@@ -47,6 +48,8 @@ class Index:
         """They speak for other writers' records too, so they are kept for the retention."""
         self.resources: dict[str, ResourceKnown] = {}
         self.coordinators: dict[bytes, CoordinatorKnown] = {}
+        self.incarnations: dict[bytes, ResourceIncarnation] = {}
+        """The highest of each resource manager's, by its GUID."""
         self._attempts: dict[TransactionId, Key] = {}
 
     def __repr__(self) -> str:
@@ -102,6 +105,10 @@ class Index:
                 self.resources[record.name] = record
             case CoordinatorKnown():
                 self.coordinators[record.guid] = record
+            case ResourceIncarnation():
+                held = self.incarnations.get(record.guid)
+                if held is None or held.incarnation < record.incarnation:
+                    self.incarnations[record.guid] = record
             case _:
                 raise AssertionError(f"no such record: {record!r}")
 
@@ -148,7 +155,12 @@ class Index:
 
     def alive(self) -> list[Record]:
         """Everything kept, in an order that `apply` turns into the same index again."""
-        return [*self.resources.values(), *self.coordinators.values(), *self._keyed()]
+        return [
+            *self.resources.values(),
+            *self.coordinators.values(),
+            *self.incarnations.values(),
+            *self._keyed(),
+        ]
 
     def _keyed(self) -> Iterator[KeyedRecord]:
         yield from self.prepared.values()

@@ -23,7 +23,7 @@ from syncpoint.journal.head import Paths
 from syncpoint.journal.index import Index
 from syncpoint.journal.members import Member, Vanished, index_dead, list_locks, list_segments
 from syncpoint.ports import Disk, FileLock
-from syncpoint.records import Commit
+from syncpoint.records import Commit, Prepared
 
 SURVEYS_MAX = 1000
 
@@ -51,7 +51,8 @@ class Neighbours:
         self.own = own
         self.living: dict[Incarnation, Member] = {}
         self.dead: dict[Incarnation, Dead] = {}
-        """Proven dead, their locks held by us, their records not yet taken over."""
+        """Proven dead, their locks held by us, their records not yet taken over. Until they are, nothing is concluded
+        from their death, and what they have recorded counts as held by others; it is not answered with (O59)."""
 
     def __repr__(self) -> str:
         return f"<Neighbours living={sorted(self.living)} dead={sorted(self.dead)}>"
@@ -71,21 +72,37 @@ class Neighbours:
         return None
 
     def is_uncertain(self, transaction: TransactionId) -> bool:
-        """Whether a living process has written a Commit of it of which nobody knows whether it is forced (O59)."""
-        return any(member.is_uncertain(transaction) for member in self.living.values())
+        """Whether another process has written a Commit of it of which nobody knows whether it is forced (O59)."""
+        left = any(one.index.committed(transaction) is not None for one in self.dead.values())
+        return left or any(member.is_uncertain(transaction) for member in self.living.values())
 
     def committed(self, transaction: TransactionId) -> Key | None:
         """The key under which this transaction is committed elsewhere, certain or not: no other attempt may."""
         commit = self.commit(transaction)
         if commit is not None:
             return commit.key
+        for one in self.dead.values():
+            key = one.index.committed(transaction)
+            if key is not None:
+                return key
         keys = (commit.key for member in self.living.values() for commit in member.uncertain)
         return next((key for key in keys if key.transaction == transaction), None)
 
     def unended(self) -> Iterator[Key]:
-        """Keys of everything that living processes have to finish."""
+        """Keys of everything that others have to finish, or have left unfinished."""
         for member in self.living.values():
             yield from member.unended()
+        for one in self.dead.values():
+            yield from one.index.unended
+
+    def promised(self) -> Iterator[Prepared]:
+        """Prepared records without an outcome, of others."""
+        for index in (*(one.index for one in self.living.values()), *(one.index for one in self.dead.values())):
+            yield from index.prepared.values()
+
+    def not_taken_over(self) -> frozenset[Incarnation]:
+        """Those of whom nothing may be presumed: the living, and the dead whose records we have not taken over yet."""
+        return frozenset(self.living) | frozenset(self.dead)
 
     # --- surveying -----------------------------------------------------------------------------------------------
 

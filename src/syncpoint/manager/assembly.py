@@ -13,6 +13,7 @@ from typing import Any
 from syncpoint.errors import ConfigurationError
 from syncpoint.journal.base import Journal
 from syncpoint.journal.folder import FolderJournal
+from syncpoint.journal.node import NodeJournal
 from syncpoint.journal.urls import address_of, database_journal, is_database, split_query
 from syncpoint.manager.at_node import is_at_node, node_journal
 from syncpoint.manager.core import Core
@@ -22,6 +23,7 @@ from syncpoint.manager.tree import Tree
 from syncpoint.ports import Clock, Disk, Random, Runtime
 from syncpoint.resources.base import Mode
 from syncpoint.resources.pool import POOL_SIZE_MAX
+from syncpoint.resources.process import ProcessResource
 from syncpoint.resources.registry import BACKUPS, make_resource
 from syncpoint.system import SystemClock, SystemDisk, SystemRandom
 
@@ -87,8 +89,13 @@ class Plan:
                 lagging.add(name)
             made = make_resource(name, table, mode=mode, clock=self.clock, random=self.random)
             resources.append(made)
-        return Core(
-            journal=self._journal(mode, lagging),
+        journal = self._journal(mode, lagging)
+        if isinstance(journal, NodeJournal):
+            for one in resources:
+                if isinstance(one, ProcessResource):
+                    one.connect_through(journal.link.exchange, journal.link.node)
+        core = Core(
+            journal=journal,
             resources=resources,
             runtime=runtime,
             clock=self.clock,
@@ -102,6 +109,9 @@ class Plan:
             observers=self.observers,
             tree=self.tree,
         )
+        if isinstance(journal, NodeJournal):
+            journal.link.desks.append(core.votes)
+        return core
 
     def _journal(self, mode: Mode, lagging: Set[str] = frozenset()) -> Journal:
         """A folder, a database's URL, the name of a configured resource, whose database it then is, or a node's URL."""

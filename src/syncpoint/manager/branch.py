@@ -36,7 +36,17 @@ def driver_errors(error: BaseException | None) -> Iterator[BaseException]:
 class Branch:
     """A branch. Opened once; ended once."""
 
-    __slots__ = ("_has_turn", "handle", "identifier", "participant", "read_only", "session", "sessions", "state")
+    __slots__ = (
+        "_has_turn",
+        "handle",
+        "identifier",
+        "incarnation",
+        "participant",
+        "read_only",
+        "session",
+        "sessions",
+        "state",
+    )
 
     def __init__(
         self, handle: ResourceHandle, identifier: Identifier, *, read_only: bool, sessions: Sessions | None = None
@@ -48,6 +58,8 @@ class Branch:
         self.session: Session | None = None
         self.sessions: Sessions = handle.pool if sessions is None else sessions
         self.state = b""
+        self.incarnation = 0
+        """Of the resource-manager process that voted."""
         self._has_turn = False
 
     def __repr__(self) -> str:
@@ -124,7 +136,7 @@ class Branch:
         return vote
 
     def _voted(self, vote: Vote) -> Script[None]:
-        self.state = vote.state
+        self.state, self.incarnation = vote.state, vote.incarnation
         said = {Choice.YES: Input.YES, Choice.NO: Input.NO, Choice.READ_ONLY: Input.NOTHING_WRITTEN}
         self.participant.take(said[vote.choice])
         if vote.choice is not Choice.YES:

@@ -31,7 +31,7 @@ from syncpoint.protocol.judgement import Result
 from syncpoint.protocol.recovery import Settled
 from syncpoint.protocol.subordinate import Subordinate
 from syncpoint.protocol.words import HEURISTICS, Answer
-from syncpoint.records import Abort, Commit, End, Heuristic, Record, key_fields
+from syncpoint.records import Abort, Commit, End, Heuristic, Prepared, Record, key_fields
 from syncpoint.resources.base import Choice, Vote
 from syncpoint.steps import Done, Gather, Script
 
@@ -205,6 +205,10 @@ def _force(work: Work, records: tuple[Record, ...]) -> Script[Effects]:
     (record,) = records
     if isinstance(record, Abort):
         return (yield from _settle(work, record))
+    if isinstance(record, Commit | Prepared):
+        against = work.core.votes.against(record)
+        if against:
+            return coordinator.refused(against)
     try:
         (verdict,) = yield from work.core.journal.force(records)
     except JournalUncertain:
@@ -216,6 +220,8 @@ def _force(work: Work, records: tuple[Record, ...]) -> Script[Effects]:
     except JournalFailed as error:
         raise _stopped(work, error) from error
     if verdict is Verdict.ACCEPTED:
+        if isinstance(record, Commit):
+            work.core.votes.forget(coordinator)
         return coordinator.accepted()
     sometimes("a Commit record was refused: another was first")
     return coordinator.refused("another record of this transaction was there first")
@@ -248,6 +254,7 @@ def _settle(work: Work, record: Abort) -> Script[Effects]:
         raise _stopped(work, error) from error
     if settled is Settled.COMMITTED:
         sometimes("a decision whose reply was lost is there")
+        work.core.votes.forget(work.coordinator)
         return work.coordinator.accepted()
     if settled is Settled.ABORTED:
         sometimes("a decision whose reply was lost is not there")
@@ -344,7 +351,11 @@ def _prepare(work: Work, number: BranchNumber, branch: Branch) -> Script[Event]:
         return lambda: coordinator.vote_lost(number, why)
     if vote.choice is Choice.NO:
         _note_refusal(work, vote)
-    return lambda: coordinator.voted(number, vote.choice, vote.state, f"{branch.handle.name} voted no: {vote.reason}")
+    refused = work.core.votes.take(work, branch, vote)
+    if refused:
+        return lambda: coordinator.vote_lost(number, refused)
+    why = f"{branch.handle.name} voted no: {vote.reason}"
+    return lambda: coordinator.voted(number, vote.choice, vote.state, why, incarnation=vote.incarnation)
 
 
 def _note_refusal(work: Work, vote: Vote) -> None:

@@ -29,6 +29,7 @@ from syncpoint.manager.observer import Observer
 from syncpoint.manager.results import decode_result
 from syncpoint.manager.transaction import Work
 from syncpoint.manager.tree import Place, Tree
+from syncpoint.manager.votes import KeptVotes
 from syncpoint.manager.watch import Watch
 from syncpoint.marks import sometimes
 from syncpoint.ports import Clock, Random, Runtime, Signal
@@ -104,6 +105,7 @@ class Core:
         whether their ids are still claimed. Live, until recovery has settled them by writing Abort (deciding.py)."""
         self.owed: list[Record] = []
         """Heuristic outcomes that the journal could not take yet."""
+        self.votes = KeptVotes(self)
         self.unsettled: dict[Identifier, str] = {}
         """One-phase commits whose reply was lost, and their resource."""
         self.settled: dict[TransactionId, bool] = {}
@@ -366,6 +368,8 @@ class Core:
     def ended(self, work: Work) -> None:
         """A transaction is over, or recovery's: take it off the list of live ones."""
         work.ended = True
+        if work.key not in self.deciding:
+            self.votes.forget(work.coordinator)
         with self.mutex:
             self.live.pop(work.key, None)
             for ticket in work.tickets:
@@ -396,6 +400,7 @@ class Core:
         """It is known now, or another process's to know: what its branches need is found by scans, or in records."""
         with self.mutex:
             claimed = self.deciding.pop(key, False)
+        self.votes.forget_key(key)
         if claimed:
             self.journal.release(key.transaction)
         self.wake_all()

@@ -14,7 +14,14 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
-from syncpoint.errors import ConnectionLost, JournalFailed, ResourceUnavailable, SyncpointError
+from syncpoint.errors import (
+    ConnectionLost,
+    JournalFailed,
+    JournalUnavailable,
+    JournalUncertain,
+    ResourceUnavailable,
+    SyncpointError,
+)
 from syncpoint.ids import Guid, Identifier, Key, TransactionId
 from syncpoint.journal.base import Verdict, View
 from syncpoint.manager import exporting, joining
@@ -43,6 +50,8 @@ def tend(core: Core) -> Script[None]:
             return
         try:
             yield from settle(core)
+        except (JournalUncertain, JournalUnavailable):
+            continue  # these say nothing of a disk: a journal elsewhere is away for a while
         except SyncpointError as error:
             core.stop(error)
             return

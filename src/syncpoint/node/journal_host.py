@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 
 from syncpoint.errors import (
     FormatTooNew,
@@ -80,6 +81,13 @@ class JournalHost:
         """Those not over, of applications connected or not."""
         with self._mutex:
             return [session for session in self._sessions.values() if not session.over]
+
+    def write_notes(self) -> Script[None]:
+        """What applications have noted is in their files when this returns. Raises JournalFailed."""
+        for session in self.sessions():
+            if session.is_open:
+                with suppress(ManagerClosed):  # it has just ended: what it leaves is the node's
+                    yield from session.journal.force(())
 
     # --- Desk ----------------------------------------------------------------------------------------------------
 

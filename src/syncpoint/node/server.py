@@ -31,7 +31,11 @@ from syncpoint.manager.assembly import Plan, ResourceSpec
 from syncpoint.messages import Message
 from syncpoint.node.desks import PREFIXES, may_ask
 from syncpoint.node.journal_host import JournalHost
+from syncpoint.node.registry import LocalPort, ResourceDesk
+from syncpoint.node.supervision import Launcher, Patience, Supervisor, check_policy
 from syncpoint.ports import Clock, Disk, FileLock, LinkEvent, Peer, Random
+from syncpoint.resources.process import ProcessResource
+from syncpoint.resources.registry import make_resource
 from syncpoint.runners.threads import ThreadBackground, ThreadRunner
 from syncpoint.steps import Script
 from syncpoint.system import SystemClock, SystemDisk, SystemRandom
@@ -39,15 +43,17 @@ from syncpoint.system import SystemClock, SystemDisk, SystemRandom
 log = logging.getLogger("syncpoint.node")
 
 CLOSE_S_MAX = 10.0
+PROCESS_SESSIONS_MAX = 4
 SIGNS_OF_LIFE = 6
 """So many are sent before silence counts as death."""
 
 
 class Node:
     """A site's node. Parameters: `settings`; `resources` as a manager takes them, for recovery; `scope` of users' ids;
-    `exchange`, for tests, instead of a link.
+    `processes`, resource managers that run as processes, and what is done when one is lost; `launcher`, what starts
+    them, None: nobody does; `patience` with the lost. `exchange`, for tests, instead of a link.
 
-    `desks` may be added to before `open`. `failure` is why it answers no more, if its disk has failed.
+        `desks` may be added to before `open`. `failure` is why it answers no more, if its disk has failed.
     """
 
     def __init__(
@@ -56,6 +62,9 @@ class Node:
         *,
         resources: Mapping[str, ResourceSpec],
         scope: str = "",
+        processes: Mapping[str, str] | None = None,
+        launcher: Launcher | None = None,
+        patience: Patience | None = None,
         clock: Clock | None = None,
         random: Random | None = None,
         disk: Disk | None = None,
@@ -86,6 +95,10 @@ class Node:
             self._link_settings(), vocabulary=NODE_VOCABULARY, may_ask=may_ask
         )
         self.host: JournalHost | None = None
+        self.registry: ResourceDesk | None = None
+        self.supervisor: Supervisor | None = None
+        self._processes = {name: check_policy(name, policy) for name, policy in (processes or {}).items()}
+        self._launcher, self._patience = launcher, patience
         self._lock: FileLock | None = None
         self._begun = threading.Event()
         """It listens, or never will."""
@@ -148,7 +161,9 @@ class Node:
             failed=self._failed,
             inherit=self.core.look,
         )
-        self.desks.insert(0, self.host)
+        self.registry = ResourceDesk(self, policies=self._processes)
+        self.supervisor = Supervisor(self.registry, self._launcher, self.random, self._patience)
+        self.desks[:0] = [self.host, self.registry]
         self.exchange.serve_peers(
             self._answer,
             runtime=self.runtime,
@@ -157,6 +172,8 @@ class Node:
             noticed=self._noticed,
         )
         self.runtime.spawn(self.host.tend(), "applications that are gone")
+        self._reach_processes(self.registry)
+        self.runtime.spawn(self.supervisor.tend(), "resource managers that are lost")
         self._state = "open"
         log.info(
             "Node %s listens at %s; its journal %s has incarnation %d.",
@@ -166,6 +183,15 @@ class Node:
             self.journal.incarnation,
         )
         self._begun.set()
+
+    def _reach_processes(self, registry: ResourceDesk) -> None:
+        """They are resources of its own manager, too, which finishes what dead applications left at them."""
+        port = LocalPort(registry, self.settings.name)
+        for name in self._processes:
+            made = make_resource(name, f"process://{name}", mode="sync", clock=self.clock, random=self.random)
+            assert isinstance(made, ProcessResource)
+            made.connect_through(port, self.settings.name)
+            self.core.add_resource(made, PROCESS_SESSIONS_MAX)
 
     def _take_folder(self) -> None:
         """One node for one folder: it alone takes over what the dead left there."""
@@ -191,6 +217,8 @@ class Node:
         if self._state == "closed":
             return
         was_open, self._state = self._state == "open", "closed"
+        if self.supervisor is not None:
+            self.supervisor.stop()
         self.exchange.close()
         if self.host is not None and not isinstance(self.failure, JournalFailed):
             self.runtime.run(self.host.close())
@@ -251,6 +279,11 @@ class Node:
         """See `Site.fence`."""
         assert self.host is not None
         return self.host.fence(application)
+
+    def write_notes(self) -> Script[None]:
+        """See `reconciling.Site.write_notes`."""
+        assert self.host is not None
+        return self.host.write_notes()
 
     def ask(self, peer: str, question: Message, seconds: float) -> Script[Message]:
         """See `Site.ask`."""

@@ -83,6 +83,8 @@ class BranchView:
     told: What | None = None
     """Which end it was told; set once, so it can never be told two."""
     answer: Answer | None = None
+    incarnation: int = 0
+    """Of the resource-manager process that voted (B7); 0: it is no process."""
 
 
 class What(Enum):
@@ -220,8 +222,11 @@ class Coordinator:
             return self._last_vote()  # an id with no branch at all, or with the decider alone
         return Effects(then=(*prepares, *idle))
 
-    def voted(self, number: BranchNumber, choice: Choice, state: bytes = b"", why: str = "") -> Effects:
-        """A vote arrived (A3, A4)."""
+    def voted(
+        self, number: BranchNumber, choice: Choice, state: bytes = b"", why: str = "", *, incarnation: int = 0
+    ) -> Effects:
+        """A vote arrived (A3, A4); `incarnation`, of the resource-manager process that gave it (B7)."""
+        self.branches[number].incarnation = incarnation
         standing = {Choice.YES: Standing.YES, Choice.NO: Standing.NO, Choice.READ_ONLY: Standing.READ_ONLY}[choice]
         against = (why or f"{self.branches[number].resource} voted no") if choice is Choice.NO else ""
         return self._take_vote(number, standing, state, against)
@@ -291,6 +296,7 @@ class Coordinator:
                 guid=branch.guid.raw,
                 identifier=self.identifier(branch.number).to_bytes(),
                 state=branch.state,
+                incarnation=branch.incarnation,
             )
             for branch in yes
         )

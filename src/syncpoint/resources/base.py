@@ -57,6 +57,8 @@ class Vote:
     """With NO: whether the same work may succeed next time (a serialization failure)."""
     error: BaseException | None = None
     """With NO: the driver's own error, to be the cause of TransactionAborted."""
+    incarnation: int = 0
+    """Of the resource-manager process that gave it (B7); 0: it is no process."""
 
 
 class Severity(Enum):
@@ -147,10 +149,12 @@ class Resource(ABC):
 
     scheme: ClassVar[str]
     supports_prepare: ClassVar[bool] = True
-    single_writer: ClassVar[bool] = False
+    single_writer: bool = False
     """Only one branch at a time can write (SQLite): the manager queues first come, first served."""
-    has_redo: ClassVar[bool] = False
+    has_redo: bool = False
     """The vote's state information can redo the branch (SQLite)."""
+    speaks_sql: bool = True
+    """What `connection` gives runs SQL. Otherwise it has methods of its own."""
     can_decide: ClassVar[bool] = False
     """A branch can carry the decision when the journal lives in its own database (`decide`)."""
     needs_vote: ClassVar[bool] = False
@@ -239,6 +243,33 @@ class Resource(ABC):
         """First contact of a process: make the schema if rights allow (else raise SetupRefused with the SQL),
         leave the incarnation, return the database's GUID. Raises JournalRefused when the database has seen a
         later incarnation of this coordinator than the journal's counter (O53)."""
+
+    def recognise(self, session: Session, contact: Contact) -> Script[Guid]:
+        """As `contact`, but it changes nothing and waits for no writer: the incarnation is left later."""
+        return (yield from self.contact(session, contact))
+
+    def serve_as(self, session: Session, incarnation: int) -> Script[None]:
+        """From now on this object changes the data as this incarnation of a resource-manager process (B7): write it
+        into the data, durably, and let every later change check it first. Told again, it changes nothing.
+
+        Raises Fenced when the data have seen a higher one, and then so does every change from there on;
+        ResourceUnavailable when it could not be written now. ConfigurationError: this adapter knows no incarnations.
+        """
+        raise ConfigurationError(
+            f"The resource {self.name!r} ({self.scheme}) cannot be served by a process of its own.",
+            advice="Processes serve SQLite files and classes of your own (docs/resource-managers.md).",
+        )
+        yield from ()
+
+    def data_guid(self, session: Session) -> Script[Guid | None]:
+        """The data's GUID, read without a change and without waiting for a writer; None: they have none yet."""
+        return None
+        yield from ()
+
+    def served_as(self, session: Session) -> Script[int]:
+        """The highest incarnation that the data have seen; 0: none."""
+        return 0
+        yield from ()
 
     # --- a branch's life, on its own session ------------------------------------------------------------
 

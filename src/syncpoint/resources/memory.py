@@ -54,6 +54,7 @@ class MemoryResource(Resource):
     """A resource manager in memory. URL: `memory://name`; no options."""
 
     scheme = "memory"
+    speaks_sql = False
     can_decide = True
 
     def __init__(

@@ -176,6 +176,8 @@ class ManagerGone(Message, frozen=True, array_like=True, kw_only=True, tag="nd-m
 class AskVotes(Message, frozen=True, array_like=True, kw_only=True, tag="nd-ask-votes"):
     guid: GuidBytes
     incarnation: Number
+    about: Annotated[bytes, msgspec.Meta(max_length=43)] = b""
+    """One branch that is asked about by its identifier: if its vote has not come yet, it is not taken any more."""
 
 
 class Votes(Message, frozen=True, array_like=True, kw_only=True, tag="nd-votes"):

@@ -93,6 +93,7 @@ class OwnSession(SqliteSession):
 class OwnResource(SqliteResource):
     """See the file's opening. Made by `resource_class`."""
 
+    speaks_sql = False
     author_class: ClassVar[type[ResourceManager]]
 
     def __init__(
@@ -133,7 +134,7 @@ class OwnResource(SqliteResource):
             _make_folder(self.place, self.name)
         connection = open_connection(self.target, self.name)
         try:
-            session = OwnSession(connection, self.target.path, self.clock.monotonic())
+            session = OwnSession(connection, self.target.path, self.clock.monotonic(), self.fence)
         except BaseException:
             connection.really_close()
             raise

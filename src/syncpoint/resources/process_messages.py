@@ -1,6 +1,6 @@
 """What a manager says to a resource manager that runs as a process, and what that answers.
 
-The questions are those of `resources.base.Resource`, one message each; they travel inside `node.messages.ToResource`
+The questions are those of `resources.base.Resource`, one message each; they travel inside `node_messages.ToResource`
 through the node, which alone knows where the process is now and which incarnation of it counts (B7, A6).
 
     Meet        -> Met            first contact of a manager (O53)
@@ -21,7 +21,7 @@ through the node, which alone knows where the process is now and which incarnati
     Leave       -> Done           the session is not used any more; what has not voted on it is rolled back
 
 Instead of any answer: Failure. A question may arrive twice: `number` counts a session's questions, and the second
-time the first answer is given again. Not for: who may ask, and taking over (node/messages.py).
+time the first answer is given again. Not for: who may ask, and taking over (node_messages.py).
 """
 
 from __future__ import annotations
@@ -60,6 +60,7 @@ class Met(Message, frozen=True, array_like=True, kw_only=True, tag="rm-met"):
     scheme: Text
     single_writer: bool
     has_redo: bool
+    speaks_sql: bool = True
 
 
 class Done(Message, frozen=True, array_like=True, kw_only=True, tag="rm-done"):
@@ -76,6 +77,8 @@ class Execute(Question, frozen=True, array_like=True, kw_only=True, tag="rm-exec
     sql: str
     parameters: Any = None
     """A list, a mapping, or None: of what MessagePack has."""
+    many: bool = False
+    """`parameters` is a list of such: the statement is run once for each."""
 
 
 class Rows(Message, frozen=True, array_like=True, kw_only=True, tag="rm-rows"):
@@ -117,6 +120,8 @@ class Voted(Message, frozen=True, array_like=True, kw_only=True, tag="rm-voted")
     state: bytes = b""
     why: Text = ""
     retryable: bool = False
+    incarnation: Number = 0
+    """Of the process that votes, as its data have it."""
 
 
 class CommitOnePhase(Question, frozen=True, array_like=True, kw_only=True, tag="rm-commit-one-phase"):

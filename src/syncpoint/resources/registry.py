@@ -31,18 +31,20 @@ BACKUP_KINDS = ("none", "synchronous", "asynchronous")
 
 _MANAGERS = frozenset((POOL_SIZE_MAX, BACKUPS))
 _OWN = {
+    "files": "syncpoint.resources.file_directory:FileDirectory",
     "mariadb": "syncpoint.resources.mariadb:MariadbResource",
     "memory": "syncpoint.resources.memory:MemoryResource",
+    "process": "syncpoint.resources.process:ProcessResource",
     "postgresql": "syncpoint.resources.postgres:PostgresResource",
     "sqlite": "syncpoint.resources.sqlite:SqliteResource",
 }
-_EXTRAS = {"mariadb": "mariadb", "postgresql": "postgresql", "sqlite": "sqlite"}
+_EXTRAS = {"files": "sqlite", "mariadb": "mariadb", "postgresql": "postgresql", "sqlite": "sqlite"}
 _HINTS = {
     "mysql": "MySQL 8 is not claimed until it is tested; for a MariaDB server write mariadb://",
     "postgres": "Write postgresql://",
     "pgsql": "Write postgresql://",
     "sqlite3": "Write sqlite://",
-    "file": "Write sqlite:///path for a SQLite database",
+    "file": "Write sqlite:///path for a SQLite database, files:///path for a directory of files",
 }
 _NAME = re.compile(rf"[A-Za-z0-9_-]{{1,{NAME_SIZE_CHARS_MAX}}}\Z")
 _SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*):")

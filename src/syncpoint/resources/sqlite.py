@@ -54,7 +54,7 @@ from syncpoint.resources.base import (
     Severity,
     Vote,
 )
-from syncpoint.resources.sqlite_branch import SqliteSession
+from syncpoint.resources.sqlite_branch import Fence, SqliteSession
 from syncpoint.resources.sqlite_connection import GuardedConnection, Target, open_connection, quoted
 from syncpoint.resources.sqlite_inspect import inspect
 from syncpoint.resources.sqlite_locks import lock_holder
@@ -99,6 +99,7 @@ class SqliteResource(Resource):
         """See `Resource`. Raises ConfigurationError."""
         super().__init__(name, url, options, mode=mode, clock=clock, random=random)
         self.target = parse_url(name, url, options)
+        self.fence = Fence()
 
     @property
     def safe_url(self) -> str:
@@ -121,7 +122,7 @@ class SqliteResource(Resource):
     def _open_now(self) -> Session:
         connection = open_connection(self.target, self.name)
         try:
-            return SqliteSession(connection, self.target.path, self.clock.monotonic())
+            return SqliteSession(connection, self.target.path, self.clock.monotonic(), self.fence)
         except BaseException:
             connection.really_close()
             raise
@@ -183,6 +184,36 @@ class SqliteResource(Resource):
             return guid
 
         return (yield from self._exclusively(ours, work, "first contact"))
+
+    def recognise(self, session: Session, contact: Contact) -> Script[Guid]:
+        ours = _ours(session)
+
+        def look() -> Guid:
+            ledger.check_contact(ours.connection, contact, self.name)
+            return ours.require_guid()
+
+        guid: Guid = yield Blocking(look, "look at a contact")
+        return guid
+
+    def serve_as(self, session: Session, incarnation: int) -> Script[None]:
+        """See `Resource`. Waits a while for the write lock: a process that was fenced off may still hold it."""
+        ours = _ours(session)
+        self.fence.incarnation = max(self.fence.incarnation, incarnation)
+        yield from self._exclusively(ours, lambda: self._serve_as_now(ours, incarnation), "taking the file over")
+
+    def _serve_as_now(self, session: SqliteSession, incarnation: int) -> bool:
+        ledger.leave_service(session.connection, incarnation)
+        return True
+
+    def data_guid(self, session: Session) -> Script[Guid | None]:
+        connection = _ours(session).connection
+        guid: Guid | None = yield Blocking(lambda: ledger.read_guid(connection), "GUID")
+        return guid
+
+    def served_as(self, session: Session) -> Script[int]:
+        connection = _ours(session).connection
+        seen: int = yield Blocking(lambda: ledger.read_incarnation(connection), "incarnation")
+        return seen
 
     def _make_tables(self, session: SqliteSession) -> Guid:
         if ledger.read_guid(session.connection) is None:

@@ -34,12 +34,22 @@ COMMIT_BUSY_MS = 2000
 """How long COMMIT waits for readers to leave (rollback-journal mode only)."""
 
 
+class Fence:
+    """As which incarnation of a resource-manager process all sessions of one resource write; 0: as none."""
+
+    __slots__ = ("incarnation",)
+
+    def __init__(self) -> None:
+        self.incarnation = 0
+
+
 class SqliteSession(Session):
     """A connection, its note file, and the branch on it, if any."""
 
     __slots__ = (
         "capture",
         "connection",
+        "fence",
         "file",
         "guid",
         "lock_is_seen",
@@ -50,8 +60,9 @@ class SqliteSession(Session):
         "watcher",
     )
 
-    def __init__(self, connection: GuardedConnection, path: str, opened_at: float) -> None:
+    def __init__(self, connection: GuardedConnection, path: str, opened_at: float, fence: Fence | None = None) -> None:
         super().__init__()
+        self.fence = fence or Fence()
         self.opened_at = opened_at
         self.connection = connection
         self.notes = NoteFile(path)
@@ -147,7 +158,8 @@ def begin_write(session: SqliteSession, identifier: Identifier, busy_ms: int) ->
 
 
 def lock(session: SqliteSession, busy_ms: int) -> None:
-    """Get the file's write lock. Raises apsw.BusyError, ConnectionLost."""
+    """Get the file's write lock: every change begins here. Raises apsw.BusyError, ConnectionLost, and Fenced: while it
+    is held no other incarnation can be written into the file, so it need not be asked again before the COMMIT (B7)."""
     session.require_current()
     connection = session.connection
     connection.restore_defaults()
@@ -157,6 +169,11 @@ def lock(session: SqliteSession, busy_ms: int) -> None:
         connection.control("BEGIN IMMEDIATE")
     finally:
         connection.set_busy_timeout(busy_ms)
+    try:
+        ledger.require_incarnation(connection, session.fence.incarnation)
+    except BaseException:
+        session.roll_back()
+        raise
     session.lock_is_seen = sqlite_locks.another_sqlite_is_loaded() and sqlite_locks.is_ours(session.notes.database)
 
 

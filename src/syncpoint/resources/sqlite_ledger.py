@@ -1,6 +1,6 @@
 """What Syncpoint keeps inside a SQLite file: its GUID, the journal it belongs to, and evidence of branches.
 
-Four small tables whose names begin with `syncpoint_`; they are never part of a branch's changeset. Every function
+A few small tables whose names begin with `syncpoint_`; they are never part of a branch's changeset. Every function
 blocks, runs inside a transaction that its caller has begun, and neither commits nor rolls back.
 
 A file records the one journal (coordinator GUID) it belongs to: two journals would each know only half of the
@@ -15,7 +15,7 @@ from collections.abc import Sequence
 
 import apsw
 
-from syncpoint.errors import FormatTooNew, JournalRefused, SetupRefused
+from syncpoint.errors import Fenced, FormatTooNew, JournalRefused, SetupRefused
 from syncpoint.ids import Attempt, Guid, Identifier
 from syncpoint.resources.base import Contact
 from syncpoint.resources.sqlite_connection import GuardedConnection
@@ -41,6 +41,12 @@ INIT_STATEMENTS = (
         "counter INTEGER NOT NULL, PRIMARY KEY (coordinator, incarnation)) WITHOUT ROWID"
     ),
 )
+
+SERVICE_TABLE = """
+    CREATE TABLE IF NOT EXISTS syncpoint_service (
+        one INTEGER PRIMARY KEY CHECK (one = 1), incarnation INTEGER NOT NULL)
+"""
+"""Made by the first process that serves the file; a file that applications use themselves has none."""
 
 _BY_KEY = "coordinator = ? AND attempt = ? AND transaction_id = ? AND branch = ?"
 
@@ -75,8 +81,8 @@ def read_guid(connection: GuardedConnection) -> Guid | None:
     return Guid(rows[0][1])
 
 
-def leave_incarnation(connection: GuardedConnection, contact: Contact, name: str) -> None:
-    """Record the journal, and which start of its process this is.
+def check_contact(connection: GuardedConnection, contact: Contact, name: str) -> None:
+    """Whether this journal may use the file; changes nothing.
 
     Raises SetupRefused (the file belongs to another journal), JournalRefused (it has seen a later incarnation than
     the journal's counter: the journal is an older copy, O53).
@@ -98,10 +104,58 @@ def leave_incarnation(connection: GuardedConnection, contact: Contact, name: str
             f"counter stands at {contact.highest}: the journal is an older copy.",
             advice="Start with the newest copy of the journal; decisions made after this one are not in it.",
         )
+
+
+def leave_incarnation(connection: GuardedConnection, contact: Contact, name: str) -> None:
+    """Record the journal, and which start of its process this is. Raises as `check_contact`."""
+    check_contact(connection, contact, name)
     connection.run(
         "INSERT INTO syncpoint_coordinator (guid, incarnation) VALUES (?, ?) "
         "ON CONFLICT (guid) DO UPDATE SET incarnation = max(incarnation, excluded.incarnation)",
         (contact.coordinator.raw, contact.incarnation),
+    )
+
+
+# --- incarnations of processes that serve the file (B7) ---------------------------------------------------------------
+
+
+def read_incarnation(connection: GuardedConnection) -> int:
+    """The highest incarnation that has served the file; 0: none."""
+    try:
+        rows = connection.run("SELECT incarnation FROM main.syncpoint_service")
+    except apsw.SQLError as error:
+        if is_missing(error):
+            return 0
+        raise
+    return int(rows[0][0]) if rows else 0
+
+
+def require_incarnation(connection: GuardedConnection, incarnation: int) -> None:
+    """Raises Fenced when the file has seen a higher incarnation than ours; 0: we are no process that serves it."""
+    seen = read_incarnation(connection)
+    if seen <= incarnation:
+        return
+    if incarnation:
+        raise Fenced(
+            f"The file {connection.filename} is served by incarnation {seen} now, and this process is incarnation "
+            f"{incarnation}.",
+            advice="Nothing was changed. Stop this process; the other one has taken over.",
+        )
+    raise Fenced(
+        f"The file {connection.filename} is served by a process (`syncpoint resource run`, incarnation {seen}), and "
+        "may be changed through that alone.",
+        advice="Nothing was changed. Use process://NAME. If no process is to serve it any more and nothing of it is in "
+        f'doubt, release it: sqlite3 {connection.filename} "DELETE FROM syncpoint_service".',
+    )
+
+
+def leave_service(connection: GuardedConnection, incarnation: int) -> None:
+    """Record that this incarnation serves the file from now on. Under the write lock."""
+    connection.run(SERVICE_TABLE)
+    connection.run(
+        "INSERT INTO main.syncpoint_service (one, incarnation) VALUES (1, ?) "
+        "ON CONFLICT (one) DO UPDATE SET incarnation = max(incarnation, excluded.incarnation)",
+        (incarnation,),
     )
 
 

@@ -1,74 +1,21 @@
 """What goes wrong in a seed, and when: a plan drawn from the seed, which can be made smaller and replayed.
 
-Each seed draws a random part of the kinds of faults (swarm), so that rare mixes come up too. Not for: repairing;
-`run.py` heals everything at the end of the faults' time.
+Each seed draws a random part of the kinds of faults (swarm), so that rare mixes come up too. Not for: repairing,
+which run.py does at the end of the faults' time.
 """
 
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
 from functools import partial
 
+from syncpoint.simulation import faults_site
 from syncpoint.simulation.database import SimDatabase
-from syncpoint.simulation.host import Application, Host
+from syncpoint.simulation.faults_site import OF_A_SITE, OF_WIRES
 from syncpoint.simulation.journal_rows import JournalRows
-from syncpoint.simulation.network import Connection, Mishap, Network, Trap
-from syncpoint.simulation.world import World
-
-
-@dataclass(frozen=True, slots=True)
-class Fault:
-    """One fault. `number` is its place in the seed's plan: `--only` names faults by it."""
-
-    number: int
-    at_s: float
-    kind: str
-    target: str
-    for_s: float
-    amount: float
-    """In [0, 1): what it means is the kind's matter."""
-
-    def __str__(self) -> str:
-        return f"{self.number}: {self.at_s:6.2f} s {self.kind} {self.target} for {self.for_s:.2f} s"
-
-
-@dataclass(slots=True)
-class Scene:
-    """Everything that can be hurt."""
-
-    world: World
-    network: Network
-    hosts: Sequence[Host]
-    databases: Sequence[SimDatabase]
-
-    @property
-    def applications(self) -> list[Application]:
-        return [application for host in self.hosts for application in host.applications]
-
-    def application(self, name: str) -> Application:
-        return next(one for one in self.applications if f"{one.host.name}/{one.name}" == name)
-
-    def host(self, name: str) -> Host:
-        return next(one for one in self.hosts if one.name == name)
-
-    def database(self, name: str) -> SimDatabase:
-        return next(one for one in self.databases if one.name == name)
-
-
-Do = Callable[[Scene, Fault, random.Random], None]
-
-
-@dataclass(frozen=True, slots=True)
-class Kind:
-    """A kind of fault: what it is done to ("application", "host", "database", "link", "network", "journal"), and for
-    how long."""
-
-    on: str
-    do: Do
-    for_s: tuple[float, float] = (0.0, 0.0)
-
+from syncpoint.simulation.network import Connection, Mishap, Trap
+from syncpoint.simulation.scene import Fault, Kind, Scene
 
 # --- processes ------------------------------------------------------------------------------------------------
 
@@ -319,10 +266,13 @@ KINDS: Mapping[str, Kind] = {
     "journal-cut": Kind("journal", _journal_cut, (0.5, 6.0)),
     "journal-slow": Kind("journal", _journal_slow, (1.0, 6.0)),
     "journal-stall": Kind("journal", _journal_stall, (0.3, 4.0)),
+    **faults_site.KINDS,
 }
 
 OF_A_FOLDER = {"kill-in-disk-operation", "force-fails", "disk-full", "disk-slow"}
 """They hurt only whoever writes to the machine's own disk."""
+NOT_OF_A_SITE = OF_A_FOLDER | {"cut-wire", "double-messages"}
+"""Its applications write to no disk; and links carry nothing twice."""
 
 
 def draw(
@@ -330,10 +280,14 @@ def draw(
 ) -> list[Fault]:
     """A seed's plan: some of `kinds`, some of their faults, in order of time."""
     in_database = any(database.rows is not None for database in scene.databases)
-    kinds = [kind for kind in kinds if (kind not in OF_A_FOLDER if in_database else KINDS[kind].on != "journal")]
+    missing = OF_A_FOLDER if in_database else {kind for kind, how in KINDS.items() if how.on == "journal"}
+    missing = missing | (OF_WIRES if scene.wires is None and scene.site is None else set())
+    missing = missing | (OF_A_SITE if scene.site is None else NOT_OF_A_SITE)
+    kinds = [kind for kind in kinds if kind not in missing]
     if not kinds:
         return []  # none of them can hurt this seed
     chosen = [kind for kind in kinds if chance.random() < 0.5] or [chance.choice(list(kinds))]
+    chosen += [kind for kind in chosen if kind in OF_WIRES | OF_A_SITE] * 2  # what only these seeds can show
     planned = []
     for _ in range(chance.randint(*count)):
         kind = chance.choice(chosen)
@@ -350,7 +304,7 @@ def _fault(chance: random.Random, scene: Scene, number: int, at_s: float, kind: 
 
 def _target(chance: random.Random, scene: Scene, on: str) -> str:
     match on:
-        case "application":
+        case "application" | "speaker" | "spoke":
             application = chance.choice(scene.applications)
             return f"{application.host.name}/{application.name}"
         case "host":
@@ -359,6 +313,11 @@ def _target(chance: random.Random, scene: Scene, on: str) -> str:
             return chance.choice(scene.databases).name
         case "link":
             return f"{chance.choice(scene.hosts).name}>{chance.choice(scene.databases).name}"
+        case "process":
+            assert scene.site is not None
+            return chance.choice(list(scene.site.data))
+        case "wire":
+            return ">".join(host.name for host in chance.sample(list(scene.hosts), 2))
     return on
 
 

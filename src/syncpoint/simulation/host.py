@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 from syncpoint.errors import SyncpointError
 from syncpoint.journal.base import Journal
 from syncpoint.manager.core import Core
+from syncpoint.manager.tree import Tree
 from syncpoint.resources.base import Resource
 from syncpoint.simulation.process import Process
 from syncpoint.simulation.runtime import Outcome, SimRuntime
@@ -31,6 +32,7 @@ CLOSE_S = 2.0
 
 MakeJournal = Callable[["Application"], Journal]
 MakeResources = Callable[["Application"], Sequence[Resource]]
+MakeTree = Callable[["Application"], Tree | None]
 Client = Callable[["Application", int], Script[None]]
 
 
@@ -103,7 +105,10 @@ class Application:
         client: Client,
         clients: int,
         timeout_s: float,
+        tree: MakeTree = lambda _: None,
+        made: Callable[[Application], None] = lambda _: None,
     ) -> None:
+        """`made` is called when its manager is there, and has not started."""
         self.host = host
         self.world = host.world
         self.name = name
@@ -122,7 +127,10 @@ class Application:
         self._client = client
         self._clients = clients
         self._timeout_s = timeout_s
-        self._starts = 0
+        self._tree = tree
+        self._made = made
+        self.starts = 0
+        self.restart_s = RESTART_S
         self.chance = self.world.stream(f"application {host.name}/{name}")
         host.applications.append(self)
 
@@ -139,8 +147,8 @@ class Application:
         """Start it, unless it runs."""
         if self.process is not None and self.process.alive:
             return
-        self._starts += 1
-        process = self.process = Process(self.world, f"{self.host.name}/{self.name}#{self._starts}")
+        self.starts += 1
+        process = self.process = Process(self.world, f"{self.host.name}/{self.name}#{self.starts}")
         disk = self.disk = self.host.disk.process()
         self.dies_after = None
         self.is_serving = self._closes = False
@@ -158,7 +166,9 @@ class Application:
             scope="simulation",
             timeout_s=self._timeout_s,
             address="the simulation",
+            tree=self._tree(self),
         )
+        self._made(self)
         self.runtime.begin(self._main(self.core), "main", partial(self._exit, process))
 
     def close(self) -> None:
@@ -182,7 +192,7 @@ class Application:
     def _again(self) -> None:
         """Whoever watches over it starts it again, after a while."""
         self.is_serving = False
-        self.world.after(self.chance.uniform(*RESTART_S), self._start_again)
+        self.world.after(self.chance.uniform(*self.restart_s), self._start_again)
 
     def _start_again(self) -> None:
         if not self.stays_down and not self.world.is_over:

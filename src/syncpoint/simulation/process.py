@@ -44,6 +44,10 @@ class Process:
         self.clock = SimClock(world, offset_s=world.stream(f"{name} clock").uniform(0, 1e6))
         self.on_death: list[Callable[[], None]] = []
         """Called once, however it dies: its connections are cut."""
+        self.moments = 0
+        """How often its code has run: between any two steps of its scripts."""
+        self.dies_at: int | None = None
+        """At which of these moments it dies, before its code runs."""
         self._late: list[Callable[[], None]] = []
 
     def __repr__(self) -> str:
@@ -59,6 +63,10 @@ class Process:
             return
         if self.paused:
             self._late.append(call)
+            return
+        self.moments += 1
+        if self.moments == self.dies_at:
+            self.kill(f"at its moment {self.moments}")
             return
         before, self.world.current = self.world.current, self
         try:

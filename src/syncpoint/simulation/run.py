@@ -13,21 +13,30 @@ import contextlib
 import logging
 import random
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 from syncpoint import marks
 from syncpoint.journal.base import Journal
 from syncpoint.journal.folder import FolderJournal
+from syncpoint.resources.base import Resource
 from syncpoint.simulation import faults
 from syncpoint.simulation.database import Habits, SimDatabase, SimResource
-from syncpoint.simulation.faults import KINDS, Fault, Scene
+from syncpoint.simulation.faults import KINDS
 from syncpoint.simulation.host import Application, Host
 from syncpoint.simulation.journals import DatabaseJournals
+from syncpoint.simulation.links import Switchboard
 from syncpoint.simulation.network import Network
-from syncpoint.simulation.workloads import WORKLOADS
-from syncpoint.simulation.workloads.base import Workload
+from syncpoint.simulation.rm_data import RmData, RmHabits
+from syncpoint.simulation.scene import Fault, Scene
+from syncpoint.simulation.site import SiteCast
+from syncpoint.simulation.trees import TreeCast, database_names
+from syncpoint.simulation.workloads import SIDE_BY_SIDE
+from syncpoint.simulation.workloads.base import Database, Workload
+from syncpoint.simulation.workloads.takeover import TakeoverBank
+from syncpoint.simulation.workloads.trees import TreeBank
 from syncpoint.simulation.world import Event, World
 from syncpoint.steps import Done, Failed
 
@@ -37,8 +46,11 @@ AFTER_S = 5.0
 """How long everything is left alone after it has settled: nothing comes back."""
 LOOK_S = 0.5
 FAULTS = (3, 14)
+FAULTS_OF_A_SITE = (6, 20)
 JOURNAL = "/journal"
 JOURNALS = ("folder", "database", "bank")
+TREES, SITES = 0.13, 0.13
+"""How many of the seeds that may are trees, and sites with a node."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,16 +96,98 @@ class Seed:
         self.options = options
         self.world = World(number, keep_events=options.keep_events)
         self.chance = self.world.stream("cast")
-        self.workload_name = options.workload or self.chance.choice(sorted(WORKLOADS))
+        self.workload_name = options.workload or self.chance.choice(sorted(SIDE_BY_SIDE))
         self.journal_name = options.journal or self.chance.choice(JOURNALS)
         self.network = Network(self.world)
         self.timeout_s = self.chance.choice([2.0, 5.0, 10.0])
         self.segment_bytes = self.chance.choice([4_000, 20_000, 1_000_000])
-        kind = WORKLOADS[self.workload_name]
-        self.databases = {name: self._database(name) for name in kind.names}
-        self.workload: Workload = kind(self.world, self.databases)
-        self.servers = dict(self.databases)
         self.journals: DatabaseJournals | None = None
+        self.databases: Mapping[str, Database] = {}
+        """All that transactions write to."""
+        self.servers: dict[str, SimDatabase] = {}
+        """What is reached over the network for connections, the journal's database too."""
+        self.workload: Workload
+        self.hosts: list[Host]
+        self.trees: TreeCast | None = None
+        self.site: SiteCast | None = None
+        self._cast()
+        wires = None if self.trees is None else self.trees.wires
+        self.scene = Scene(self.world, self.network, self.hosts, list(self.servers.values()), wires, self.site)
+
+    def _cast(self) -> None:
+        kind, drawn = self.options.workload, self.world.stream("swarm").random()
+        if kind is None and self.options.journal in (None, "folder"):
+            kind = TreeBank.name if drawn < TREES else TakeoverBank.name if drawn < TREES + SITES else None
+        if kind == TreeBank.name:
+            self._cast_tree()
+        elif kind == TakeoverBank.name:
+            self._cast_site()
+        else:
+            self._cast_side_by_side()
+
+    def _cast_site(self) -> None:
+        """A node, resource managers that run as processes, a database beside them, and applications."""
+        self.workload_name, self.journal_name = TakeoverBank.name, "node"
+        names = ["rm-files", "rm-audit"][: self.chance.choice([1, 2, 2])]
+        hosts = self.chance.choice([1, 2, 3])
+        data = {name: RmData(self.world, name, self._rm_habits(is_alone=hosts == 1)) for name in names}
+        self.servers = {"bank": self._database("bank")}
+        self.databases = {**data, **self.servers}
+        self.workload = TakeoverBank(self.world, self.databases)
+        board = Switchboard(self.network, dead_after_s=self.chance.choice([0.6, 1.0, 2.0]))
+        self.site = SiteCast(self.world, board, data, self._servers_of, segment_bytes=self.segment_bytes)
+        self.hosts = [Host(self.world, f"host{number}") for number in range(hosts)]
+        for host in self.hosts:
+            Application(
+                host,
+                "app0",
+                journal=self.site.journal,
+                resources=lambda one: self._servers_of(one.process, one.random),
+                client=self.workload.client,
+                clients=self.chance.randint(2, 4) if hosts == 1 else self.chance.randint(1, 3),
+                timeout_s=self.timeout_s,
+                made=self.site.made,
+            )
+
+    def _rm_habits(self, *, is_alone: bool) -> RmHabits:
+        loses = self.chance.random() < 0.7 and is_alone
+        forgets, single = self.chance.random() < 0.7, self.chance.random() < 0.5
+        return RmHabits(forgets_votes=forgets or loses, single_writer=single and not loses, loses_commits=loses)
+
+    def _servers_of(self, process: Any, random: Any) -> list[Resource]:
+        return [
+            SimResource(name, database, process, self.network, process.clock, random)
+            for name, database in self.servers.items()
+        ]
+
+    def _cast_tree(self) -> None:
+        """Nodes that reach each other, each with a folder of its own."""
+        self.workload_name, self.journal_name = TreeBank.name, "folder"
+        nodes = {
+            node: {name: self._database(name) for name in names} for node, names in database_names(self.chance).items()
+        }
+        self.servers = {name: database for found in nodes.values() for name, database in found.items()}
+        self.databases = dict(self.servers)
+        workload = TreeBank(self.world, self.databases)
+        self.workload = workload
+        self.trees = TreeCast(
+            self.world,
+            self.network,
+            nodes,
+            segment_bytes=self.segment_bytes,
+            timeout_s=self.timeout_s,
+            client=workload.client,
+            clients=lambda: self.chance.randint(1, 3),
+        )
+        workload.services = self.trees.services
+        self.hosts = self.trees.hosts
+
+    def _cast_side_by_side(self) -> None:
+        """Applications that share a journal and all databases."""
+        kind = SIDE_BY_SIDE[self.workload_name]
+        self.servers = {name: self._database(name) for name in kind.names}
+        self.databases = dict(self.servers)
+        self.workload = kind(self.world, self.databases)
         if self.journal_name != "folder":
             if self.journal_name not in self.servers:
                 self.servers[self.journal_name] = self._database(self.journal_name)
@@ -104,7 +198,6 @@ class Seed:
         for host in self.hosts:
             for index in range(self.chance.randint(2, 3) if hosts == 1 else self.chance.randint(1, 2)):
                 self._application(host, f"app{index}")
-        self.scene = Scene(self.world, self.network, self.hosts, list(self.servers.values()))
 
     def _database(self, name: str) -> SimDatabase:
         habits = Habits(
@@ -146,7 +239,8 @@ class Seed:
             SimResource(
                 name, database, application.process, self.network, application.process.clock, application.random
             )
-            for name, database in self.databases.items()
+            for name, database in self.servers.items()
+            if name in self.databases
         ]
 
     # --- the phases ------------------------------------------------------------------------------------------------
@@ -160,6 +254,8 @@ class Seed:
         plan = self._plan()
         self.workload.setup()
         faults.arm(self.scene, plan)
+        if self.site is not None:
+            self.site.start()
         for application in self.scene.applications:
             self.world.after(self.chance.uniform(0, 0.2), application.start)
         self.world.run(FAULTS_S)
@@ -191,7 +287,8 @@ class Seed:
 
     def _plan(self) -> tuple[Fault, ...]:
         chance: random.Random = self.world.stream("plan")
-        plan = faults.draw(chance, self.scene, kinds=self.options.kinds, faults_s=FAULTS_S - 5.0, count=FAULTS)
+        count = FAULTS if self.site is None else FAULTS_OF_A_SITE
+        plan = faults.draw(chance, self.scene, kinds=self.options.kinds, faults_s=FAULTS_S - 5.0, count=count)
         if self.options.only is None:
             return tuple(plan)
         return tuple(fault for fault in plan if fault.number in self.options.only)
@@ -204,14 +301,29 @@ class Seed:
             database.start()
         if self.journals is not None:
             self.journals.heal()
+        if self.trees is not None:
+            self.trees.heal()
+            self._kill_some()
+        if self.site is not None:
+            self.site.heal()
+            self._kill_some()
         for host in self.hosts:
             host.is_slow = False
             host.disk.full_at_bytes = host.disk.fail_force_at = None
             for application in host.applications:
                 application.dies_after = None
                 if application.process is not None:
+                    application.process.dies_at = None
                     application.process.clock.drift(1.0)
                     application.process.wake()
+
+    def _kill_some(self) -> None:
+        """In the middle of their last transactions: these have to be settled without new ones that help along."""
+        chance = self.world.stream("last deaths")
+        if chance.random() < 0.6:
+            for application in self.scene.applications:
+                if chance.random() < 0.5:
+                    self.world.after(chance.uniform(0.0, 0.05), partial(application.kill, "SIGKILL, the last one"))
 
     def _settles(self) -> bool:
         limit_s = self.world.now_s + SETTLE_S
@@ -224,6 +336,8 @@ class Seed:
     def _unsettled(self) -> list[str]:
         """What has not settled, seen from outside where it can be."""
         left = [] if self.journals is None else self.journals.unsettled()
+        left += [] if self.trees is None else self.trees.unsettled()
+        left += [] if self.site is None else self.site.unsettled()
         for database in self.databases.values():
             in_doubt, locked = database.engine.in_doubt(), database.engine.locked()
             if in_doubt:

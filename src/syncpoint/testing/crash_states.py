@@ -56,6 +56,9 @@ class _File:
             self.durable += b"".join(self.pending)
             self.pending, self.tail = [], None
 
+    def fail_force(self) -> None:
+        self.is_trusted = False
+
 
 @dataclass(eq=False, slots=True)
 class _Folder:
@@ -63,9 +66,11 @@ class _Folder:
     content: dict[str, _File | _Folder] = field(default_factory=dict)
     versions: dict[str, list[_File | _Folder | None]] = field(default_factory=dict)
     """Of names that changed since the last force: all that they may refer to, what was forced first."""
-    is_trusted: bool = True
+    untrusted: set[str] = field(default_factory=set)
+    """Names that a failed force was to make durable: no later one does, unless they are changed again."""
 
     def put(self, name: str, entry: _File | _Folder | None) -> None:
+        self.untrusted.discard(name)
         versions = self.versions.setdefault(name, [self.content.get(name)])
         if entry not in versions:
             versions.append(entry)
@@ -75,8 +80,10 @@ class _Folder:
             self.content[name] = entry
 
     def force(self) -> None:
-        if self.is_trusted:
-            self.versions = {}
+        self.versions = {name: versions for name, versions in self.versions.items() if name in self.untrusted}
+
+    def fail_force(self) -> None:
+        self.untrusted.update(self.versions)
 
 
 class _Tail:
@@ -172,7 +179,9 @@ class _Platter:
             case "force_folder":
                 self._folder(operation.path).force()
             case "failed_force":
-                self._find(operation.path).is_trusted = False
+                self._find(operation.path).fail_force()
+            case "remove_folder":
+                folder.put(name, None)
             case _:
                 raise AssertionError(f"no such operation: {operation.kind}")
 

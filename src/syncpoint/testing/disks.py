@@ -218,10 +218,17 @@ class MemoryProcess(Disk):
         self._before("make_folder", path)
         with self._machine.mutex:
             folder, name = self._machine.parent(path)
+            made = name not in folder.content
             entry = folder.content.setdefault(name, _Folder(next(self._machine.inodes)))
             if not isinstance(entry, _Folder):
                 raise FileExistsError(errno.EEXIST, "a file goes by that name", path)
-        self.force_folder(posixpath.dirname(_normal(path)))
+        try:
+            self.force_folder(posixpath.dirname(_normal(path)))
+        except OSError:
+            with self._machine.mutex:
+                if made and not entry.content:
+                    del folder.content[name]  # as SystemDisk does
+            raise
 
     def list(self, folder: str) -> list[str]:
         self._before("list", folder)

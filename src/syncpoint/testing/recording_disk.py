@@ -17,13 +17,16 @@ from typing import Any
 from syncpoint.ports import Disk, FileLock, OpenFile
 from syncpoint.testing.disk_images import ROOT, Entry, Image
 
+UNSEEN_INODE = 500_000
+"""Where the numbers of folders begin that were made and removed again at once."""
+
 
 @dataclass(frozen=True, slots=True)
 class Operation:
     """One change to the disk, or a mark."""
 
     kind: str
-    """make_folder, create, append, force, rename, remove, force_folder, failed_force, mark."""
+    """make_folder, create, append, force, rename, remove, force_folder, failed_force, remove_folder, mark."""
     path: str = ""
     data: bytes = b""
     target: str = ""
@@ -86,16 +89,14 @@ class RecordingDisk(Disk):
         try:
             self.disk.make_folder(path)
         except OSError:
-            if self.disk.exists(path):  # made, but not durably: the folder's force is a part of it
-                self._note_folder(path)
-                self._recording.note(Operation("failed_force", posixpath.dirname(path)))
+            self._recording.note(Operation("make_folder", path, inode=UNSEEN_INODE + self._recording.number()))
+            self._recording.note(Operation("failed_force", posixpath.dirname(path)))
+            if not self.disk.exists(path):
+                self._recording.note(Operation("remove_folder", path))
             raise
-        self._note_folder(path)
+        self._recording.note(Operation("make_folder", path, inode=self.disk.identity(path)[1]))
         self._recording.before("force_folder", path)
         self._recording.note(Operation("force_folder", posixpath.dirname(path)))
-
-    def _note_folder(self, path: str) -> None:
-        self._recording.note(Operation("make_folder", path, inode=self.disk.identity(path)[1]))
 
     def create(self, path: str) -> OpenFile:
         self._recording.before("create", path)

@@ -22,6 +22,7 @@ from hypothesis.strategies import SearchStrategy
 
 from syncpoint.ids import (
     ID_SIZE_CHARS_MAX,
+    INCARNATION_MAX,
     Attempt,
     BranchNumber,
     Guid,
@@ -42,6 +43,7 @@ from syncpoint.records import (
     KeyedRecord,
     Prepared,
     Resolved,
+    ResourceIncarnation,
     ResourceKnown,
     key_fields,
 )
@@ -108,6 +110,14 @@ records_by_kind: Mapping[type[AnyRecord], SearchStrategy[AnyRecord]] = {
     Resolved: _keyed(Resolved, **_one_branch, commit=st.booleans(), reason=texts, who=texts),
     Heuristic: _keyed(Heuristic, **_one_branch, outcome=texts, decided=texts, detail=texts),
     Forgotten: _keyed(Forgotten, who=texts, at_ms=times_ms),
+    ResourceIncarnation: st.builds(
+        ResourceIncarnation,
+        name=texts,
+        guid=sixteen_bytes,
+        incarnation=st.integers(1, INCARNATION_MAX),
+        place=texts,
+        at_ms=times_ms,
+    ),
     ResourceKnown: st.builds(ResourceKnown, name=texts, guid=sixteen_bytes),
     CoordinatorKnown: st.builds(
         CoordinatorKnown, guid=sixteen_bytes, address=texts, adopted=st.booleans(), at_ms=times_ms

@@ -10,5 +10,9 @@ from syncpoint.simulation.workloads.counters import Counters
 from syncpoint.simulation.workloads.lists import Lists
 from syncpoint.simulation.workloads.resends import Resends
 from syncpoint.simulation.workloads.sets import Sets
+from syncpoint.simulation.workloads.takeover import TakeoverBank
+from syncpoint.simulation.workloads.trees import TreeBank
 
-WORKLOADS: Mapping[str, type[Workload]] = {one.name: one for one in (Bank, Counters, Lists, Resends, Sets)}
+SIDE_BY_SIDE: Mapping[str, type[Workload]] = {one.name: one for one in (Bank, Counters, Lists, Resends, Sets)}
+"""Of applications that share a journal."""
+WORKLOADS: Mapping[str, type[Workload]] = {**SIDE_BY_SIDE, TreeBank.name: TreeBank, TakeoverBank.name: TakeoverBank}

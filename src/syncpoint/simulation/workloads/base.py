@@ -9,18 +9,28 @@ from __future__ import annotations
 import random
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Protocol
 
 import msgspec
 
+from syncpoint.resources.memory_server import MemoryServer
 from syncpoint.simulation.client import Body, Known, Reply, transact
-from syncpoint.simulation.database import SimDatabase
 from syncpoint.simulation.host import Application
 from syncpoint.simulation.world import World
 from syncpoint.steps import Script, Sleep
 from syncpoint.testing import checkers
 
 PAUSE_S = (0.05, 1.2)
+
+
+class Database(Protocol):
+    """What holds rows: a server, or a resource manager's data."""
+
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def engine(self) -> MemoryServer: ...
 
 
 _OUTCOMES = {
@@ -56,9 +66,9 @@ class Workload(ABC):
     """`names`: the databases it needs; `is_over`: clients begin nothing any more."""
 
     name: ClassVar[str]
-    names: ClassVar[tuple[str, ...]] = ("bank", "ledger")
+    names: tuple[str, ...] = ("bank", "ledger")
 
-    def __init__(self, world: World, databases: Mapping[str, SimDatabase]) -> None:
+    def __init__(self, world: World, databases: Mapping[str, Database]) -> None:
         self.world = world
         self.databases = databases
         self.is_over = False

@@ -20,6 +20,7 @@ from syncpoint.testing.conformance.bench import Bench
 from syncpoint.testing.conformance.crashes import Crashes
 from syncpoint.testing.conformance.doubt import InDoubt
 from syncpoint.testing.conformance.endings import Endings
+from syncpoint.testing.conformance.fencing import Fencing
 from syncpoint.testing.conformance.keeping import Keeping
 from syncpoint.testing.conformance.losses import Losses
 from syncpoint.testing.conformance.manners import Manners
@@ -30,7 +31,7 @@ from syncpoint.testing.plugin import CONFORMANCE
 __all__ = ["ResourceConformance"]
 
 
-class ResourceConformance(Votes, Endings, InDoubt, Keeping, Losses, Manners, Crashes):
+class ResourceConformance(Votes, Endings, InDoubt, Keeping, Losses, Manners, Fencing, Crashes):
     """Inherit it in a class whose name begins with Test, and write the fixture `subject`: in the class, or beside it.
 
     A fixture beside it may have scope="module", to make the database once: checks never use each other's rows or

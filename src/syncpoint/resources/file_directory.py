@@ -1,9 +1,6 @@
-"""A directory of files that changes together with databases, or not at all: a resource manager of one's own.
+"""A directory of files that changes together with databases, or not at all.
 
-    resources = {
-        "docs": {"class": "file_directory:FileDirectory", "path": "/srv/docs"},      # or "url": "files:///srv/docs"
-        "catalogue": "sqlite:////srv/catalogue.db",
-    }
+    resources = {"docs": "files:///srv/docs", "catalogue": "sqlite:////srv/catalogue.db"}
     with manager.transaction() as tx:
         docs = tx.connect("docs")
         docs.write("articles/one.txt", b"...")
@@ -17,7 +14,9 @@ files and removes others, and can be done again after a crash, as often as it ta
     .syncpoint/staged/…        contents of the files of the one transaction that is at work or in doubt
 
 Nobody ever sees half of a file. Who looks during a commit may see some of its files changed and others not yet, and
-the databases before or after the files: README.md. Not for: modes, owners and times of files; symbolic links.
+the databases before or after the files: docs/files.md. It is also the worked example of a resource manager of one's
+own (docs/resource-managers.md): it uses what every author has. Not for: modes, owners and times of files; symbolic
+links.
 """
 
 from __future__ import annotations
@@ -30,14 +29,15 @@ from collections.abc import Mapping
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
-import syncpoint
+from syncpoint.errors import ConfigurationError
+from syncpoint.resources.own import ResourceManager
 
 HIDDEN = ".syncpoint"
 STATE_FORMAT = 1
 
 
-class FileDirectory(syncpoint.ResourceManager):
-    """Options: `path`, an existing folder; or a URL, `files:///path`."""
+class FileDirectory(ResourceManager):
+    """An existing folder: the path of a URL, `files:///srv/docs`; or, beside `class`, the option `path`."""
 
     option_names = frozenset({"path"})
 
@@ -210,9 +210,9 @@ def _path(name: str, url: str, options: Mapping[str, str]) -> str:
     parts = urlsplit(url)
     from_url = unquote(parts.path) if parts.scheme == "files" and not (parts.netloc or parts.query) else ""
     if (url and not from_url) or bool(from_url) == bool(options.get("path")):
-        raise syncpoint.ConfigurationError(
+        raise ConfigurationError(
             f"The resource {name!r} names no folder.",
-            advice='Give either url = "files:///srv/docs" or path = "/srv/docs".',
+            advice='Write url = "files:///srv/docs", with the whole path of the folder.',
         )
     return from_url or options["path"]
 

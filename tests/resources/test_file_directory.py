@@ -16,7 +16,7 @@ import pytest
 import syncpoint
 from syncpoint.testing import SyncpointCrash, every_point
 from tests.crash.budget import FULL, some
-from tests.examples.directory_world import (
+from tests.resources.directory_world import (
     NEW,
     OLD,
     Died,
@@ -274,14 +274,14 @@ def test_what_somebody_removed_from_the_hidden_folder_is_told(world: DirectoryWo
     ],
 )
 def test_configurations_that_are_refused(tmp_path: Path, table: dict[str, str], expected: str) -> None:
-    docs = {"class": "file_directory:FileDirectory", **table}
+    docs = {"class": "syncpoint.resources.file_directory:FileDirectory", **table}
     with pytest.raises(syncpoint.ConfigurationError, match=expected):
         syncpoint.TransactionManager(tmp_path / "journal", {"docs": docs}).open()
 
 
 def test_a_url_names_it_as_well(world: DirectoryWorld, tmp_path: Path) -> None:
     (tmp_path / "with space").mkdir()
-    docs = {"class": "file_directory:FileDirectory", "url": f"files://{tmp_path}/with%20space"}
+    docs = f"files://{tmp_path}/with%20space"
     with syncpoint.TransactionManager(tmp_path / "journal", {"docs": docs}) as manager, manager.transaction() as tx:
         tx.connect("docs").write("a", b"1")
     assert (tmp_path / "with space" / "a").read_bytes() == b"1"

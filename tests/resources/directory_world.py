@@ -1,4 +1,4 @@
-"""The file directory's example as a small world that can be killed anywhere: articles as files, and their rows.
+"""The file directory as a small world that can be killed anywhere: articles as files, and their rows.
 
 A play runs in a forked process, which kills itself with SIGKILL at its n-th point: before each step of the manager,
 and before and after each thing done to files (as Python's audit events tell, and fsync). Another process recovers; then
@@ -21,10 +21,6 @@ from typing import Any
 import apsw
 
 import syncpoint
-
-EXAMPLE = Path(__file__).parents[2] / "examples" / "file_directory"
-if str(EXAMPLE) not in sys.path:
-    sys.path.append(str(EXAMPLE))
 
 TOUCHES = frozenset(["open", "os.rename", "os.remove", "os.mkdir", "os.rmdir"])
 OLD = {"a.txt": b"first", "old/b.txt": b"second"}
@@ -96,7 +92,7 @@ class DirectoryWorld:
     def options(self) -> dict[str, Any]:
         """What a manager is made with."""
         resources = {
-            "docs": {"class": "file_directory:FileDirectory", "path": str(self.docs)},
+            "docs": f"files://{self.docs}",
             "catalogue": f"sqlite:///{self.catalogue}",
         }
         return {"journal": self.folder / "journal", "resources": resources, "background": False}
