@@ -49,7 +49,9 @@ def refused(ran: Ran, *parts: str) -> None:
 
 
 def test_unknown_url_scheme(command: Command) -> None:
-    refused(command("doctor", f"oracle://app:{SECRET}@host/db"), "oracle://", "Known schemes: mariadb, memory, postg")
+    refused(
+        command("doctor", f"oracle://app:{SECRET}@host/db"), "oracle://", "Known schemes: files, mariadb, memory, postg"
+    )
 
 
 def test_mysql_is_not_claimed(command: Command) -> None:

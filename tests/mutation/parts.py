@@ -54,5 +54,6 @@ PARTS = {
         _DATABASE_TESTS,
         server="postgresql",
     ),
+    "node": Part(("journal/node*.py",), ("node/test_journal_host.py", "node/test_every_question.py")),
     "mariadb": Part(("journal/mariadb_store.py",), _DATABASE_TESTS, server="mariadb"),
 }

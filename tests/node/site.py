@@ -161,6 +161,10 @@ class Site:
             connection.commit()
             return found
 
+    def connected(self, *, again: int) -> None:
+        """Wait until a session was opened once more."""
+        wait_until(lambda: self.logged().count("has incarnation") > 2 * again + 1, "an application is back")
+
     def fenced(self, times: int) -> None:
         """Wait until so many sessions have been ended for their applications' absence."""
         wait_until(lambda: self.logged().count("it was not connected for") >= times, "the node fences it")

@@ -206,6 +206,21 @@ def test_an_answer_that_is_lost_and_then_the_session_over_is_uncertain(world: No
     assert not app(app.journal.confirm(mine.attempt.incarnation))
 
 
+def test_all_else_is_asked_again_in_the_next_session(world: NodeWorld) -> None:
+    app = world.application()
+    before = app.incarnation
+
+    def fenced(source: str, target: str, question: Message) -> None:
+        if isinstance(question, say.TakeClaim):
+            world.hall.rules.remove(fenced)
+            world.run(world.host.fence(app.name))
+
+    world.hall.rules.append(fenced)
+    world.once(say.TakeClaim, Fate.UNANSWERED)
+    assert app(app.journal.claim(transaction(1))) == Claim(mine=True)
+    assert app.incarnation > before
+
+
 def test_what_was_certainly_not_asked_is_unavailable(world: NodeWorld) -> None:
     app = world.application()
     mine = own(app, 1)

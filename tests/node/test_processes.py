@@ -120,11 +120,13 @@ def test_a_stopped_node_is_no_dead_one(site: Site) -> None:
 
 def test_sigterm_ends_the_node_cleanly_and_keeps_what_was_decided(site: Site) -> None:
     child = site.child(id="order-1")
+    child.reach("decided")
     assert child.told()["told"] == "committed"
     assert site.stop() == 0
     assert "has stopped" in site.logged()
     assert "Traceback" not in site.logged()
     site.start()
+    site.connected(again=1)
     child.go_on()
     assert child.line() == '{"outcome": "committed"}'
     is_settled(site, [1])

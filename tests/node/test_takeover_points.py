@@ -47,6 +47,7 @@ class ResourceManager:
 
     def __init__(self, world: World, *, die_at: int = 0, standby: bool = False) -> None:
         self.steps: list[str] = []
+        self._thread = threading.Thread(target=self._live, name="a resource manager")
         self._die_at = die_at
         self._runner = ThreadRunner()
         random, clock = SystemRandom(), SystemClock()
@@ -75,12 +76,12 @@ class ResourceManager:
         self.dies_when_told_to_commit = self._is_dying = False
         self._link.desks.append(self)
         self._link.open(self._runner, random)
-        self._thread = threading.Thread(target=self._live, name="a resource manager")
         self._thread.start()
         world.started.append(self)
 
     def _step(self, what: str) -> None:
-        if "told Opened" not in self.steps:  # later it takes over nothing any more
+        # Later it takes over nothing any more; and what answers beside that, in other threads, would die alone.
+        if "told Opened" not in self.steps and threading.current_thread() is self._thread:
             self.steps.append(what)
             if len(self.steps) == self._die_at:
                 raise Killed

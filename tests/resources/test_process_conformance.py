@@ -5,7 +5,6 @@ Not for: what only a process has, incarnations and repeated questions (test_proc
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
@@ -21,7 +20,6 @@ from syncpoint.testing import ResourceConformance, SqlSubject, Subject
 from syncpoint.testing.conformance.subject import Unsupported
 from tests.resources.process_world import World
 
-EXAMPLE = str(Path(__file__).parents[2] / "examples" / "file_directory")
 WITHOUT = {
     "crash": "its data are another process's; tests/resources/test_process_processes.py kills that one",
     "inspect": "it asks nothing: the process looks at its own set-up",
@@ -104,11 +102,10 @@ class TestSqliteBehindAProcess(ResourceConformance):
 
 class TestDirectoryBehindAProcess(ResourceConformance):
     @pytest.fixture
-    def subject(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[DirectoryBehind]:
-        monkeypatch.setattr(sys, "path", [EXAMPLE, *sys.path])
+    def subject(self, tmp_path: Path) -> Iterator[DirectoryBehind]:
         folder = tmp_path / "docs"
         folder.mkdir()
-        spec = {"class": "file_directory:FileDirectory", "path": str(folder)}
+        spec = {"class": "syncpoint.resources.file_directory:FileDirectory", "path": str(folder)}
         with closing(World(lambda: make(spec))) as world:
             world.start()
             yield DirectoryBehind(folder, world)

@@ -6,7 +6,6 @@ Not for: the process by itself (test_process_processes.py), demos and sweeps of 
 from __future__ import annotations
 
 import asyncio
-import os
 import tempfile
 from collections.abc import Iterator
 from contextlib import closing
@@ -22,8 +21,6 @@ from syncpoint.resources.process import ProcessResource
 from syncpoint.testing.servers.base import wait_until
 from tests.resources.process_site import Site
 
-EXAMPLE = Path(__file__).parents[2] / "examples" / "file_directory"
-
 
 class Shop(Site):
     """The site, a file of the application's own, and a directory of files behind a process."""
@@ -36,7 +33,8 @@ class Shop(Site):
         self.docs = folder / "docs"
         self.docs.mkdir()
         with self.config.open("a") as file:
-            file.write(f'[resources.docs]\nclass = "file_directory:FileDirectory"\npath = "{self.docs}"\n')
+            file.write('[resources.docs]\nclass = "syncpoint.resources.file_directory:FileDirectory"\n')
+            file.write(f'path = "{self.docs}"\n')
             file.write("process = true\n")
         self.resources = {
             "audit": "process://audit",
@@ -53,8 +51,7 @@ class Shop(Site):
 
 
 @pytest.fixture
-def shop(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Shop]:
-    monkeypatch.setenv("PYTHONPATH", os.pathsep.join((str(EXAMPLE), os.environ.get("PYTHONPATH", ""))))
+def shop(tmp_path: Path) -> Iterator[Shop]:
     with tempfile.TemporaryDirectory(prefix="sp") as short, closing(Shop(tmp_path, Path(short, "s"))) as shop:
         shop.start()
         shop.wait_open(1)

@@ -409,7 +409,11 @@ def test_every_yield_of_the_adapter_is_reached(tmp_path: Path, mode: Mode, monke
         resource = world.resource
         world.run(resource.initialise(world.session))
         world.run(resource.inspect(world.session))
-        world.run(resource.contact(world.session, world.contact()))
+        guid = world.run(resource.contact(world.session, world.contact()))
+        assert world.run(resource.recognise(world.session, world.contact())) == guid
+        assert world.run(resource.data_guid(world.session)) == guid
+        world.run(resource.serve_as(world.session, 1))
+        assert world.run(resource.served_as(world.session)) == 1
         world.committed(TABLE)
         world.begin(read_only=True)
         world.abort()

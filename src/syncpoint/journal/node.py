@@ -318,7 +318,7 @@ class NodeJournal(Journal):
                     return answer
                 if session is not None:
                     self._over(session)
-                if lost is None:
+                if lost is None or not isinstance(question, say.Force):  # nothing else lasts longer than its session
                     raise SessionEnded(
                         f"The node {node} has ended the session in which it was asked to {what}: {answer.why}",
                         advice="Nothing was written. Run it again.",

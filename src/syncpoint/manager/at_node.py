@@ -24,12 +24,14 @@ from syncpoint.journal.node_messages import NODE_VOCABULARY
 from syncpoint.link.addresses import TlsAddress, parse_address
 from syncpoint.link.exchange import LinkExchange
 from syncpoint.link.peers import KnownPeer
-from syncpoint.link.settings import LinkSettings, TlsFiles
+from syncpoint.link.settings import Limits, LinkSettings, TlsFiles
 from syncpoint.messages import Message
 from syncpoint.ports import Clock, Peer, Random
 
 SCHEME = "node://"
 NODE_ROLE = "node"
+RETRY_S_MAX = 1.0
+"""Between two tries to reach it: nothing can be decided meanwhile."""
 _TLS = ("certificate", "key", "authorities")
 _OPTIONS = ("name", "cluster", "user", "node_certificate", *_TLS)
 _EXAMPLE = "Write for example: node://unix:///run/syncpoint/node.sock?name=site-a"
@@ -68,6 +70,7 @@ def node_link(journal: str, *, role: str, prefix: str, random: Random) -> NodeLi
         guid=Guid(random.bytes(16)),
         peers=(peer,),
         tls=_tls(address, options),
+        limits=Limits(retry_max_s=RETRY_S_MAX),
     )
     return NodeLink(LinkExchange(settings, vocabulary=NODE_VOCABULARY, may_ask=_may_ask), node=node)
 

@@ -257,7 +257,11 @@ class Supervisor:
         one.due_at = now + START_S_MAX
         if service is not None and service.state in (State.ENROLLING, State.TAKING_OVER):
             return  # somebody is at it
-        if one.tries >= self.patience.tries_max:
+        if service is not None and service.standbys:
+            one.tries += 1  # it costs nothing to ask them: they are never given up
+            one.due_at = now + ACTIVATE_S_MAX
+            yield from self._activate(one, service)
+        elif one.tries >= self.patience.tries_max:
             one.due_at, one.gave_up = None, True
             log.error(
                 "The resource manager %s was lost, and replacing it has failed %d times in a row: it is given up. "
@@ -266,11 +270,6 @@ class Supervisor:
                 one.tries,
                 one.name,
             )
-            return
-        if service is not None and service.standbys:
-            one.tries += 1
-            one.due_at = now + ACTIVATE_S_MAX
-            yield from self._activate(one, service)
         elif one.policy == RESTART or one.policy.startswith(COMMAND):
             one.tries += 1
             self._launch(one, service)

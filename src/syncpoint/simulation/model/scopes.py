@@ -196,6 +196,7 @@ SCOPES: list[AnyScope] = [
     Scope("full: three RMs", managers=3, writers=(1, 2, 3), own_disk=True, votes=YES, restarts=False, small=False),
     TreeScope("full: a tree, both die", connections_lost=False, small=False),
     TreeScope("full: a tree, connections lost", starts_max=(1, 2), small=False),
+    TreeScope("full: a tree, databases restart", starts_max=(1, 1), connections_lost=False, restarts=True, small=False),
     TreeScope("full: a tree, no votes", starts_max=(1, 1), votes=YES_NO, out_of_time=True, small=False),
 ]
 

