@@ -183,8 +183,17 @@ def test_a_holder_that_comes_back_before_anybody_else_goes_on() -> None:
     registry.lost("rm-1")
     assert isinstance(registry.route("audit", ONE), Unserved)
     assert registry.hear(AUDIT, ONE, FIRST) is None
+    assert registry.route("audit", ONE) == (service_of(registry), FIRST), "it does not know that it was given up"
     assert registry.opened(AUDIT, ONE)
     assert registry.route("audit", ONE) == (service_of(registry), FIRST)
+
+
+def test_a_holder_that_comes_back_before_it_has_opened_is_not_open() -> None:
+    registry = Registry()
+    granted(registry, FIRST)
+    registry.lost("rm-1")
+    assert registry.hear(AUDIT, ONE, FIRST) is None
+    assert isinstance(registry.route("audit", ONE), Unserved)
 
 
 def test_a_holder_lost_while_its_incarnation_was_forced_does_not_get_it() -> None:

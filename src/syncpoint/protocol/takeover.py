@@ -4,7 +4,7 @@
                             ^   | not forced        ^  |                 |
                           enrol v                   |  | lost            | lost
                             LOST <------------------|--+-----------------+
-                              +---it is back--------+   (nobody has enrolled in between)
+                              +---it is back--------+   (nobody has enrolled in between; open, if it was)
 
 `Service` is one resource manager, by its GUID; `Registry` has all of them, their names, and who waits as a standby.
 `Round` (reconciling.py) is one answer to `Reconcile`. The other two machines are the process's `Backup` (backup.py) and
@@ -174,6 +174,8 @@ class Service:
     is_resumable: bool = False
     """The current incarnation was given to somebody who may still be there, and was not told to stop."""
     has_snapshot: bool = False
+    was_open: bool = False
+    """The current incarnation has opened: should it be lost and come back, it is open."""
 
     def __repr__(self) -> str:
         holder = self.holder.peer if self.holder else "nobody"
@@ -193,7 +195,7 @@ class Service:
     def draw(self) -> None:
         """The next incarnation. (T-I1)"""
         self.incarnation = Incarnation(self.incarnation + 1)
-        self.has_snapshot = self.is_resumable = False
+        self.has_snapshot = self.is_resumable = self.was_open = False
 
 
 class Registry:
@@ -318,6 +320,8 @@ class Registry:
                 return Fence(service.incarnation)
             service.move(Input.BACK)
             service.holder = claimant
+            if service.was_open:  # it serves, and does not know that it was given up: it was only not heard
+                service.move(Input.OPENED)
         return None if service.holder.peer == claimant.peer else Fence(service.incarnation)
 
     def lost(self, peer: str) -> list[Service]:
@@ -337,6 +341,7 @@ class Registry:
         if not service.has_snapshot:
             return False
         service.move(Input.OPENED)
+        service.was_open = True
         return True
 
     # --- questions to it ---------------------------------------------------------------------------------------

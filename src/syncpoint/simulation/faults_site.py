@@ -132,6 +132,22 @@ def _kill_process_pause_manager(scene: Scene, fault: Fault, chance: random.Rando
         scene.speaking.set_trap(MessageTrap(process.name, int(fault.amount * 4), spring, b"rm-voted"))
 
 
+def _kill_process_between_votes(scene: Scene, fault: Fault, chance: random.Random) -> None:
+    """It dies after its vote, and the other votes are late: a backup comes before the decision."""
+    process = _site_process(scene, fault.target)
+
+    def stall(process: Process) -> None:
+        for database in scene.databases:
+            scene.network.stall(database.name, lambda _: True, fault.for_s)
+        scene.speaking.set_trap(MessageTrap(process.name, 0, kill, b"rm-voted"))
+
+    def kill(process: Process) -> None:
+        scene.world.after(chance.uniform(0.004, 0.02), partial(process.kill, "SIGKILL between votes"))
+
+    if process is not None:
+        scene.speaking.set_trap(MessageTrap(process.name, int(fault.amount * 20), stall, b"rm-value"))
+
+
 def _kill_backup(scene: Scene, fault: Fault, chance: random.Random) -> None:
     """It dies, and whoever takes over dies in the middle of that; and so may the next."""
     _kill_process(scene, fault, chance)
@@ -194,6 +210,7 @@ KINDS: Mapping[str, Kind] = {
     "kill-process-at-a-message": Kind("process", _kill_process_at_a_message),
     "pause-process-at-a-message": Kind("process", _pause_process_at_a_message, (0.3, 10.0)),
     "kill-process-pause-manager": Kind("process", _kill_process_pause_manager, (0.5, 5.0)),
+    "kill-process-between-votes": Kind("process", _kill_process_between_votes, (0.6, 2.5)),
     "kill-backup": Kind("process", _kill_backup),
     "pause-process": Kind("process", _pause_process, (0.3, 10.0)),
     "cut-process": Kind("process", _cut_process, (0.3, 8.0)),

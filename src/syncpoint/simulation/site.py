@@ -268,7 +268,12 @@ class SiteCast:
         self.resume_s = chance.choice([0.3, 1.0, 3.0])
         self.rm_dead_after_s = chance.choice([1.5, 3.0, 5.0])
         self.health_s = chance.choice([0.3, 1.0])
-        self.patience = Patience(grace_s=chance.choice([0.0, 0.3]), silent_s=3.0, silent_taking_over_s=10.0)
+        self.patience = Patience(
+            grace_s=chance.choice([0.0, 0.3]),
+            silent_s=3.0,
+            silent_taking_over_s=10.0,
+            tries_max=10_000,  # nobody is there to say `syncpoint takeover`
+        )
         self.processes_started = 0
         self.chance_of_disks = world.stream("disks of data")
         self.processes: dict[str, list[RmProcess]] = {name: [] for name in data}
