@@ -146,7 +146,7 @@ class Site:
 
     def prepared(self) -> int:
         """Prepared transactions of the PostgreSQL database."""
-        return int(self._run("a", "SELECT count(*) FROM pg_prepared_xacts")[0][0])
+        return int(self._run("a", "SELECT count(*) FROM pg_prepared_xacts WHERE database = current_database()")[0][0])
 
     def has(self, rows: list[int]) -> bool:
         return all(self.rows(name) == rows for name in self.resources)
