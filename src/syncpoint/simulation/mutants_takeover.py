@@ -117,6 +117,8 @@ _supervise = Supervisor.__init__
 
 
 T = partial(Mutant, workload="takeover")
+_VOTES = ("kill-process-between-votes", "kill-process-pause-manager", "pause-process-at-a-message")
+_LOSSES = ("kill-process", "kill-process-at-a-message", "start-backup")
 
 MUTANTS: tuple[Mutant, ...] = (
     T(
@@ -137,12 +139,14 @@ MUTANTS: tuple[Mutant, ...] = (
         "redo in the order of the records (B-I3)",
         "protocol/backup.py",
         lambda: put(Backup, "told", _redo_backwards),
+        kinds=_LOSSES,
     ),
     T(
         "takeover: drop what is undecided",
         "it opens with no branch undecided (B-I5)",
         "protocol/backup.py",
         lambda: put(Backup, "told", _drop_undecided),
+        kinds=_VOTES,
     ),
     T(
         "takeover: forget state information",
@@ -155,12 +159,14 @@ MUTANTS: tuple[Mutant, ...] = (
         "no vote that its backup does not know of (B7)",
         "manager/votes.py",
         lambda: put(KeptVotes, "take", _take_any),
+        kinds=_VOTES,
     ),
     T(
         "takeover: tell no votes",
         "a backup is told what is undecided (B8)",
         "manager/votes.py",
         lambda: put(KeptVotes, "_answer", _tell_nothing),
+        kinds=_VOTES,
     ),
     T(
         "takeover: give out incarnations unforced",
