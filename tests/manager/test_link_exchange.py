@@ -80,7 +80,12 @@ class Street:
             role="node",
             guid=Guid(bytes(16)),
             listen=(f"unix://{self.sockets}/{name}",),
-            peers=tuple(KnownPeer(name=one, address=f"unix://{self.sockets}/{one}") for one in "ab" if one != name),
+            # Only one of them dials: of two connections one is given up, and with it a question that is under way.
+            peers=tuple(
+                KnownPeer(name=one, address=f"unix://{self.sockets}/{one}" if one < name else None)
+                for one in "ab"
+                if one != name
+            ),
             limits=Limits(retry_base_s=0.02, retry_max_s=0.1),
         )
         tree = syncpoint.Tree(exchange=LinkExchange(settings), keys=[KEY])
