@@ -30,14 +30,29 @@ def unhit(points: frozenset[Point], hit: frozenset[Point]) -> list[str]:
     return [str(point) for point in sorted(points - hit)]
 
 
-PLAYED_ELSEWHERE = ("journal/node.py", "journal/node_link.py")
-"""A journal at a node waits for answers only: tests/node has a fault at every question, generated too."""
+PLAYED_ELSEWHERE = (
+    # A journal at a node waits for answers only: tests/node has a fault at every question, generated too.
+    "journal/node.py",
+    "journal/node_link.py",
+    # Resource managers' processes: tests/node lets a backup die at every step, tests/resources kills real ones, and the
+    # simulator kills them anywhere.
+    "resources/process.py",
+    "resources/process_driver.py",
+    "resources/process_host.py",
+    "resources/process_session.py",
+)
+ASKED_BY_PROCESSES = ("SqliteResource.recognise", "SqliteResource.data_guid", "SqliteResource.served_as")
+"""Of resources/sqlite.py. They only look, and no manager asks them."""
 
 
 def unreachable(package: Path = PACKAGE) -> frozenset[Point]:
     """mysqlclient is compiled on the spot; where it cannot be, nobody gets to what is made for its connections."""
     gone = PLAYED_ELSEWHERE if HAS_MYSQLCLIENT else (*PLAYED_ELSEWHERE, "resources/mariadb_borrowed.py")
-    return frozenset(point for point in enumerate_points(package) if point.file in gone)
+    return frozenset(
+        point
+        for point in enumerate_points(package)
+        if point.file in gone or (point.file == "resources/sqlite.py" and point.function in ASKED_BY_PROCESSES)
+    )
 
 
 def table(points: frozenset[Point], hit: frozenset[Point]) -> str:
